@@ -1,0 +1,141 @@
+//! Where the guest is CALLED: one store per attempt, and every way a guest can end is a verdict.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::event::{Effects, Event, KeyList, Outgoing, Payload, Verdict, Versioned};
+
+/// What one handler may do and how far it may go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// The handler's name, for the guest, the log and the hints in error texts.
+    pub name: String,
+    /// Its consumer group: with topic and position it seeds ids and random numbers.
+    pub group: String,
+    /// Calls before a failure becomes a dead letter; the guest is told.
+    pub max_attempts: u32,
+    /// How far a call may go.
+    pub limits: Limits,
+    /// What it was given.
+    pub grants: Grants,
+}
+
+/// How far one call may go. `sandbox/limits.rs` has the defaults and the reasons.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Wall time of a call.
+    pub time: Duration,
+    /// Bytes of all linear memories of the instance together.
+    pub memory: u64,
+}
+
+/// The capabilities the operator gave to one handler. The default is none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Topics it may publish to, each with type globs if the grant names types.
+    pub publish: Vec<PublishGrant>,
+    /// Whether it has keys of its own.
+    pub keys: bool,
+    /// Values it may read.
+    pub config: Option<BTreeMap<String, String>>,
+}
+
+/// One entry of `grants.publish`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PublishGrant {
+    /// The topic, without prefix.
+    pub topic: String,
+    /// Globs of the types it may publish there; empty for all.
+    pub types: Vec<String>,
+}
+
+/// What a call asks of the rest of the host. The pipeline implements it, so that this step knows no other.
+pub trait Services: Send + Sync {
+    /// Encodes and signs a draft for the `index`th publication of the call that handles `event`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the draft, for the guest to read.
+    fn prepare(&self, event: &Event, index: u32, draft: Draft) -> Result<Prepared, DraftError>;
+
+    /// Reads a key, waiting until `deadline` at most. The error is for the guest to read.
+    fn read_key(&self, space: &str, key: &str, deadline: Instant) -> Result<Versioned, String>;
+
+    /// Lists keys, waiting until `deadline` at most. The error is for the guest to read.
+    fn list_keys(&self, space: &str, prefix: &str, limit: usize, deadline: Instant) -> Result<KeyList, String>;
+}
+
+/// What a guest asked to publish. Topic and type are granted already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Draft {
+    /// The topic, without prefix.
+    pub topic: String,
+    /// Event type.
+    pub kind: String,
+    /// Ordering key.
+    pub key: Option<Bytes>,
+    /// The data.
+    pub payload: Payload,
+    /// More headers, not checked yet.
+    pub headers: Vec<(String, Bytes)>,
+}
+
+/// A draft that can be committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Prepared {
+    /// The id the published event will have.
+    pub id: String,
+    /// The message.
+    pub outgoing: Outgoing,
+}
+
+/// Why a draft cannot be published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DraftError {
+    /// It cannot be encoded, or names a reserved header.
+    Invalid(String),
+    /// It exceeds a limit (payload size, hops).
+    Limit(String),
+}
+
+/// One event on its way through the sandbox, with whatever the caller wants back with the outcome.
+#[derive(Debug)]
+pub struct Job<T> {
+    /// The event.
+    pub event: Event,
+    /// 1 for the first call.
+    pub attempt: u32,
+    /// See the contract's `delivery.replayed`.
+    pub replayed: bool,
+    /// Travels along.
+    pub tag: T,
+}
+
+/// A job that came back.
+#[derive(Debug)]
+pub struct Finished<T> {
+    /// The event, for a later look at its metadata.
+    pub event: Event,
+    /// What the caller sent along.
+    pub tag: T,
+    /// How it ended.
+    pub ran: Ran,
+}
+
+/// How a job ended.
+#[derive(Debug)]
+pub enum Ran {
+    /// The guest was called and this came of it. Effects are empty unless the verdict is `Done`.
+    Called {
+        /// What it said, or what was said on its behalf.
+        verdict: Verdict,
+        /// What it asked for.
+        effects: Effects,
+        /// How long the call took, with making and dropping the instance.
+        elapsed: Duration,
+    },
+    /// The guest was never called: trouble of the host's own (pool full, shutting down). No attempt.
+    NotCalled(String),
+}
