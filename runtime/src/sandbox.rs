@@ -1,4 +1,23 @@
 //! Where the guest is CALLED: one store per attempt, and every way a guest can end is a verdict.
+//!
+//! - `engine`: the pool behind all handlers; [`Sandbox`].
+//! - `modules`: a component is verified, compiled and linked; `wasi` and `contract_v0_1` are what it is linked to.
+//! - `call`: one event through one fresh instance.
+//! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
+//! - `workers`: the threads on which calls run; `monitor`: stops those that take too long.
+//! - `limits`: every limit with its reason.
+
+mod call;
+mod contract_v0_1;
+mod engine;
+mod grants;
+mod host;
+pub mod limits;
+mod modules;
+mod monitor;
+mod text;
+mod wasi;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -6,6 +25,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::event::{Effects, Event, KeyList, Outgoing, Payload, Verdict, Versioned};
+
+pub use engine::{Error, Sandbox, Settings};
+pub use grants::{Capability, MissingGrant, missing_grants};
+pub use modules::{Handler, LoadError, Module};
+pub use workers::Workers;
 
 /// What one handler may do and how far it may go.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,0 +1,175 @@
+//! Where the guest is CALLED: one store, one instance, one call; and whatever comes of it is a verdict.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Instant;
+
+use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
+
+use super::engine::Sandbox;
+use super::host::{State, Waiting};
+use super::modules::{Contract, Handling, chain};
+use super::{Ran, limits, text};
+use crate::event::{Effects, Event, Verdict, code};
+
+/// Why the host stopped a guest.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Stop {
+    #[error("the call ran over its time")]
+    Time,
+    #[error("the handler called `exit({0})`; a handler returns from `handle`, it does not end a process")]
+    Exit(u8),
+    #[error("the handler called `{0}`, which has nothing behind it here and no way to say so")]
+    Unserved(String),
+}
+
+/// Calls a handler with one event on this thread, and gives the event back with the outcome.
+pub(super) fn run(
+    sandbox: &Sandbox,
+    handling: &Arc<Handling>,
+    event: Event,
+    (attempt, replayed): (u32, bool),
+    waiting: Option<Arc<dyn Waiting>>,
+) -> (Event, Ran) {
+    let started = Instant::now();
+    let event = Arc::new(event);
+    let (about, secret) = ((attempt, replayed), &sandbox.secret);
+    let state = State::new(Arc::clone(handling), Arc::clone(&event), about, started, secret, waiting);
+    let mut store = match Store::try_new(&sandbox.engine, state) {
+        Ok(store) => store,
+        Err(error) => return (take(event), Ran::NotCalled(chain(&error))),
+    };
+    prepare(&mut store);
+    let running = sandbox.monitor.enter();
+    let answer = catch_unwind(AssertUnwindSafe(|| match handling.module.contract() {
+        Contract::V0_1(contract) => contract.call(&mut store, &event),
+    }));
+    drop(running);
+    // The instance goes before the clock is read: giving its memory back is part of the call.
+    let mut state = store.into_data();
+    state.finish_logs();
+    let verdict = match answer {
+        Ok(Ok(verdict)) => Ok(verdict),
+        Ok(Err(error)) => sort(&error, &state),
+        Err(panic) => Ok(panicked(&state, panic.as_ref())),
+    };
+    let ran = match verdict {
+        Ok(verdict) => {
+            let effects = match verdict {
+                Verdict::Done => state.into_effects(),
+                Verdict::Retry { .. } | Verdict::Reject { .. } => {
+                    drop(state);
+                    Effects::default()
+                }
+            };
+            Ran::Called { verdict, effects, elapsed: started.elapsed() }
+        }
+        Err(trouble) => {
+            drop(state);
+            Ran::NotCalled(trouble)
+        }
+    };
+    (take(event), ran)
+}
+
+fn prepare(store: &mut Store<State>) {
+    store.limiter(|state| &mut state.meter);
+    store.set_hostcall_fuel(limits::HOST_CALL_BYTES);
+    store.set_max_component_handles(limits::HANDLES);
+    // Ticks are late when the machine is busy and none comes while it sleeps: the clock decides, the tick only asks it.
+    store.set_epoch_deadline(ticks(store.data().deadline));
+    store.epoch_deadline_callback(|store| {
+        let deadline = store.data().deadline;
+        if Instant::now() >= deadline {
+            return Err(Stop::Time.into());
+        }
+        Ok(UpdateDeadline::Continue(ticks(deadline)))
+    });
+}
+
+fn ticks(deadline: Instant) -> u64 {
+    let left = deadline.saturating_duration_since(Instant::now());
+    u64::try_from(left.as_nanos() / limits::TICK.as_nanos()).unwrap_or(u64::MAX / 2).saturating_add(1)
+}
+
+fn take(event: Arc<Event>) -> Event {
+    Arc::try_unwrap(event).unwrap_or_else(|shared| Event::clone(&shared))
+}
+
+/// A verdict for what the guest did, or the host's own trouble as an error.
+fn sort(error: &wasmtime::Error, state: &State) -> Result<Verdict, String> {
+    if error.is::<PoolConcurrencyLimitError>()
+        || error.is::<wasmtime::error::OutOfMemory>()
+        || error.is::<std::io::Error>()
+    {
+        return Err(chain(error));
+    }
+    let spec = &state.handling.spec;
+    if matches!(error.downcast_ref(), Some(Stop::Time)) || matches!(error.downcast_ref(), Some(Trap::Interrupt)) {
+        let limit = spec.limits.time;
+        let reason = format!("the call ran longer than {limit:?}; more: [handler.limits] time = \"{:?}\"", limit * 2);
+        return Ok(retry(code::TIME_LIMIT, &reason));
+    }
+    if state.meter.refused() {
+        let limit = spec.limits.memory;
+        let (now, more) = (mebibytes(limit), mebibytes(limit.saturating_mul(2).min(limits::MEMORY_CEILING)));
+        let reason = format!("the call asked for more memory than {now}; more: [handler.limits] memory = \"{more}\"");
+        return Ok(retry(code::MEMORY_LIMIT, &reason));
+    }
+    if error.root_cause().to_string().starts_with(TOO_MUCH) {
+        let most = limits::HOST_CALL_BYTES;
+        return Ok(retry(code::LIMIT, &format!("the handler handed over more than {most} bytes in one host call")));
+    }
+    Ok(retry(code::TRAP, &trap_reason(error, state.logs.last_words())))
+}
+
+fn trap_reason(error: &wasmtime::Error, last_words: &str) -> String {
+    let what = match (error.downcast_ref::<Stop>(), error.downcast_ref::<Trap>()) {
+        (Some(stop), _) => stop.to_string(),
+        (None, Some(trap)) => trap.to_string(),
+        (None, None) => error.root_cause().to_string(),
+    };
+    let mut reason = what;
+    if !last_words.is_empty() {
+        reason = format!("{reason}; it said last: {}", text::line(last_words, limits::LAST_WORDS_BYTES));
+    }
+    if let Some(trace) = error.downcast_ref::<WasmBacktrace>() {
+        let names: Vec<&str> = trace.frames().iter().filter_map(|frame| frame.func_name()).take(FRAMES).collect();
+        if !names.is_empty() {
+            reason = format!("{reason}; in {}", names.join(" < "));
+        }
+    }
+    text::line(&reason, limits::REASON_BYTES)
+}
+
+/// How wasmtime's error for that begins; its type is private.
+const TOO_MUCH: &str = "too much data is being copied between the host and the guest";
+
+/// Innermost functions that the reason of a trap names.
+const FRAMES: usize = 6;
+
+/// A bug of ours: the guest's call is over, the host is not.
+fn panicked(state: &State, panic: &(dyn Any + Send)) -> Verdict {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = text.unwrap_or("no message");
+    tracing::error!(
+        handler = %state.handling.spec.name,
+        event = %text::line(&state.event.metadata.id, limits::REASON_BYTES),
+        "a host function panicked: {text}"
+    );
+    retry(code::TRAP, &format!("a host function panicked: {text}"))
+}
+
+fn retry(code: &str, reason: &str) -> Verdict {
+    Verdict::Retry { code: code.to_owned(), reason: text::line(reason, limits::REASON_BYTES), after: None }
+}
+
+/// Bytes as the configuration writes them.
+pub(super) fn mebibytes(bytes: u64) -> String {
+    match bytes {
+        bytes if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
+        bytes if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
+        bytes => format!("{bytes}B"),
+    }
+}

@@ -1,0 +1,187 @@
+//! The engine behind all handlers: one pool of instances, sized so that every thread can be inside a guest.
+
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+
+use super::modules::{Handler, Handling, LoadError, Module, chain, load};
+use super::monitor::Monitor;
+use super::{Ran, Services, Spec, call, limits};
+use crate::event::Event;
+
+/// How the sandbox is laid out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Cores that may be busy with guests; 0 for all there are.
+    pub threads: usize,
+    /// The largest `limits.memory` of all handlers, in bytes: so large is a place in the pool.
+    pub max_memory: u64,
+    /// Seeds the random numbers of guests, with the delivery. `None` makes one up for this process: a delivery then
+    /// runs the same way again on this host until it is started anew.
+    pub secret: Option<Vec<u8>>,
+}
+
+/// Compiles modules and calls handlers.
+pub struct Sandbox {
+    pub(super) engine: Engine,
+    pub(super) monitor: Monitor,
+    pub(super) secret: Arc<[u8]>,
+    pub(super) slots: usize,
+    max_memory: u64,
+}
+
+/// Why the sandbox or a handler cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The pool does not fit into this machine's address space, or its processor is not supported.
+    #[error(
+        "set up the pool for {slots} calls of {memory} each: {text}; lower the largest `[handler.limits] memory = …`"
+    )]
+    Pool {
+        /// Calls at once.
+        slots: usize,
+        /// Memory of each.
+        memory: String,
+        /// What the engine says.
+        text: String,
+    },
+    /// A thread could not be started.
+    #[error("start a thread")]
+    Thread(#[from] std::io::Error),
+    /// A handler's memory limit is larger than the pool's places.
+    #[error("`[handler.limits] memory` of {name:?} is {memory}, the pool was made for {pool}")]
+    Limit {
+        /// The handler.
+        name: String,
+        /// What it wants.
+        memory: String,
+        /// What there is.
+        pool: String,
+    },
+    /// A module starts with more memory than its handler may have.
+    #[error(
+        "{name:?} may have {limit} of memory and its module starts with {first}; more: [handler.limits] memory = \"{first}\""
+    )]
+    FirstMemory {
+        /// The handler.
+        name: String,
+        /// What it may have.
+        limit: String,
+        /// What the module starts with.
+        first: String,
+    },
+}
+
+// === impl Settings ===
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { threads: 0, max_memory: limits::MEMORY, secret: None }
+    }
+}
+
+// === impl Sandbox ===
+
+impl Sandbox {
+    /// Reserves the pool and starts the thread that watches over running calls.
+    ///
+    /// # Errors
+    ///
+    /// If the pool does not fit into the address space.
+    pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
+        let cores = || available_parallelism().map_or(1, usize::from);
+        let slots = if settings.threads == 0 { cores() } else { settings.threads };
+        // Places are whole pages, and never so small that an ordinary module would not load at all.
+        let max_memory = settings.max_memory.clamp(limits::MEMORY, limits::MEMORY_CEILING).next_multiple_of(64 << 10);
+        let calls = limits::THREADS.max(slots) + limits::EXTRA_CALLS;
+        let engine = Engine::new(&config(calls, max_memory)).map_err(|error| Error::Pool {
+            slots: calls,
+            memory: call::mebibytes(max_memory),
+            text: chain(&error),
+        })?;
+        let monitor = Monitor::start(engine.clone())?;
+        let secret = settings.secret.clone().unwrap_or_else(made_up);
+        Ok(Arc::new(Self { engine, monitor, secret: secret.into(), slots, max_memory }))
+    }
+
+    /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it and what to do.
+    pub fn load(&self, wasm: &[u8]) -> Result<Module, LoadError> {
+        load(&self.engine, wasm)
+    }
+
+    /// Joins a module with what it may do.
+    ///
+    /// # Errors
+    ///
+    /// If the module or the limits do not fit each other or the pool.
+    pub fn handler(&self, module: &Module, spec: Spec, services: Arc<dyn Services>) -> Result<Arc<Handler>, Error> {
+        let limit = spec.limits.memory;
+        if limit > self.max_memory {
+            let (memory, pool) = (call::mebibytes(limit), call::mebibytes(self.max_memory));
+            return Err(Error::Limit { name: spec.name, memory, pool });
+        }
+        if module.first_bytes() > limit {
+            let (limit, first) = (call::mebibytes(limit), call::mebibytes(module.first_bytes()));
+            return Err(Error::FirstMemory { name: spec.name, limit, first });
+        }
+        Ok(Arc::new(Handler { handling: Arc::new(Handling { module: module.clone(), spec, services }) }))
+    }
+
+    /// Calls a handler with one event, on this thread, until it is done or its time is over.
+    #[must_use]
+    pub fn call(&self, handler: &Handler, event: &Event, attempt: u32, replayed: bool) -> Ran {
+        call::run(self, &handler.handling, event.clone(), (attempt, replayed), None).1
+    }
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox").field("slots", &self.slots).field("max_memory", &self.max_memory).finish()
+    }
+}
+
+fn config(calls: usize, max_memory: u64) -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .concurrency_support(false)
+        .shared_memory(false)
+        .wasm_memory64(false)
+        .epoch_interruption(true)
+        .max_wasm_stack(limits::GUEST_STACK)
+        .cranelift_opt_level(OptLevel::Speed)
+        .memory_init_cow(true)
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(calls, max_memory)));
+    config
+}
+
+fn pool(calls: usize, max_memory: u64) -> PoolingAllocationConfig {
+    let calls = u32::try_from(calls).unwrap_or(u32::MAX);
+    let bytes = usize::try_from(max_memory).unwrap_or(usize::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(calls)
+        .total_core_instances(calls.saturating_mul(limits::CORE_INSTANCES))
+        .total_memories(calls.saturating_mul(limits::MEMORIES))
+        .total_tables(calls.saturating_mul(limits::TABLES))
+        .max_core_instances_per_component(limits::CORE_INSTANCES)
+        .max_memories_per_component(limits::MEMORIES)
+        .max_tables_per_component(limits::TABLES)
+        .max_memories_per_module(limits::PER_MODULE)
+        .max_tables_per_module(limits::PER_MODULE)
+        .table_elements(limits::TABLE_ELEMENTS)
+        .max_memory_size(bytes)
+        .linear_memory_keep_resident(limits::KEEP_RESIDENT)
+        .table_keep_resident(limits::TABLE_KEEP_RESIDENT)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+fn made_up() -> Vec<u8> {
+    [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].iter().flat_map(|uuid| *uuid.as_bytes()).collect()
+}

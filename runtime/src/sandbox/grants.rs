@@ -1,0 +1,172 @@
+//! Capability by capability: what was given to a handler, and what to write to give more.
+
+use super::modules::Module;
+use super::{Grants, PublishGrant, text};
+
+/// Something a handler can be given, or import without having been given it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Capability {
+    /// `sandbar:handler/outbox`.
+    Publish,
+    /// `sandbar:handler/keys`.
+    Keys,
+    /// `sandbar:handler/config`.
+    Config,
+    /// `sandbar:handler/secrets`. There is no grant for it yet: every call answers `denied`.
+    Secrets,
+}
+
+/// A capability that a module imports and its handler was not given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MissingGrant {
+    /// Which.
+    pub capability: Capability,
+    /// The line to add to the configuration; for secrets, that there is none.
+    pub line: String,
+}
+
+/// What `module` imports that `grants` does not give. Whether it will be called is not known: languages other than
+/// Rust import everything, used or not.
+#[must_use]
+pub fn missing_grants(module: &Module, grants: &Grants) -> Vec<MissingGrant> {
+    let given = |capability: &Capability| match capability {
+        Capability::Publish => !grants.publish.is_empty(),
+        Capability::Keys => grants.keys,
+        Capability::Config => grants.config.is_some(),
+        Capability::Secrets => false,
+    };
+    let missing = module.capabilities().iter().filter(|capability| !given(capability));
+    missing.map(|&capability| MissingGrant { capability, line: capability.line().to_owned() }).collect()
+}
+
+// === impl Capability ===
+
+impl Capability {
+    /// The interface it stands behind, without version.
+    #[must_use]
+    pub fn interface(self) -> &'static str {
+        match self {
+            Self::Publish => "sandbar:handler/outbox",
+            Self::Keys => "sandbar:handler/keys",
+            Self::Config => "sandbar:handler/config",
+            Self::Secrets => "sandbar:handler/secrets",
+        }
+    }
+
+    /// The line of the configuration that gives it.
+    fn line(self) -> &'static str {
+        match self {
+            Self::Publish => r#"[handler.grants] publish = ["topic"]"#,
+            Self::Keys => "[handler.grants] keys = true",
+            Self::Config => r#"[handler.grants] config = { name = "value" }"#,
+            Self::Secrets => "secrets cannot be granted yet: every call answers `denied`",
+        }
+    }
+
+    /// What a guest is told that called it without the grant.
+    pub(super) fn denied(self, handler: &str) -> String {
+        match self {
+            Self::Secrets => self.line().to_owned(),
+            _ => format!("not granted to handler {handler:?}; to allow it: {}", self.line()),
+        }
+    }
+}
+
+// === impl Grants ===
+
+impl Grants {
+    /// Whether an event of this type may be published to this topic; if not, what to tell the guest.
+    pub(super) fn may_publish(&self, handler: &str, topic: &str, kind: &str) -> Result<(), String> {
+        let topic_grants = || self.publish.iter().filter(|grant| grant.topic == topic);
+        if topic_grants().any(|grant| grant.covers(kind)) {
+            return Ok(());
+        }
+        let shown = |name: &str| format!("{:?}", text::line(name, 200));
+        if topic_grants().next().is_none() {
+            let topic = shown(topic);
+            return Err(format!(
+                "publishing to {topic} is not granted to handler {handler:?}; to allow it: [handler.grants] publish = [{topic}]"
+            ));
+        }
+        let (topic, kind) = (shown(topic), shown(kind));
+        Err(format!(
+            "publishing type {kind} to {topic} is not granted to handler {handler:?}; to allow it: [handler.grants] publish = [{{ topic = {topic}, types = [{kind}] }}]"
+        ))
+    }
+}
+
+// === impl PublishGrant ===
+
+impl PublishGrant {
+    fn covers(&self, kind: &str) -> bool {
+        self.types.is_empty() || self.types.iter().any(|glob| matches(glob.as_bytes(), kind.as_bytes()))
+    }
+}
+
+/// `*` stands for any number of characters, dots included; everything else for itself. Takes time in proportion to
+/// the two lengths multiplied, at worst.
+fn matches(glob: &[u8], text: &[u8]) -> bool {
+    let (mut at, mut from) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while from < text.len() {
+        match glob.get(at) {
+            Some(b'*') => {
+                star = Some((at, from));
+                at += 1;
+            }
+            Some(byte) if *byte == text[from] => {
+                at += 1;
+                from += 1;
+            }
+            _ => match star {
+                Some((star_at, star_from)) => {
+                    star = Some((star_at, star_from + 1));
+                    (at, from) = (star_at + 1, star_from + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    glob[at..].iter().all(|byte| *byte == b'*')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn globs() {
+        for (glob, text, expected) in [
+            ("a.b", "a.b", true),
+            ("a.b", "a.bc", false),
+            ("a.*", "a.b.c", true),
+            ("*", "", true),
+            ("*.v1", "org.x.v1", true),
+            ("*.v1", "org.x.v12", false),
+            ("a*b*c", "a--b--b-c", true),
+            ("a*b*c", "a--c", false),
+            ("", "", true),
+            ("", "a", false),
+        ] {
+            assert_eq!(matches(glob.as_bytes(), text.as_bytes()), expected, "{glob} {text}");
+        }
+    }
+
+    #[test]
+    fn a_topic_is_granted_exactly_and_a_type_by_glob() {
+        let grants = Grants {
+            publish: vec![
+                PublishGrant { topic: "all".into(), types: vec![] },
+                PublishGrant { topic: "some".into(), types: vec!["org.x.*".into()] },
+            ],
+            ..Grants::default()
+        };
+        assert_eq!(grants.may_publish("h", "all", "anything"), Ok(()));
+        assert_eq!(grants.may_publish("h", "some", "org.x.made"), Ok(()));
+        let error = grants.may_publish("h", "some", "org.y.made").unwrap_err();
+        assert!(error.ends_with(r#"publish = [{ topic = "some", types = ["org.y.made"] }]"#), "{error}");
+        assert!(grants.may_publish("h", "al\u{1b}[1ml", "org.x.made").is_err(), "cleaning is for showing only");
+        let error = grants.may_publish("h", "all2", "x").unwrap_err();
+        assert!(error.ends_with(r#"[handler.grants] publish = ["all2"]"#), "{error}");
+    }
+}

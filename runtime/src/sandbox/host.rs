@@ -1,0 +1,182 @@
+//! The imports a guest gets, whatever version of the contract it speaks: what a call may do, and what it has asked for.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::grants::Capability;
+use super::modules::Handling;
+use super::{Draft, DraftError, limits, wasi};
+use crate::event::{Effects, Event, Outgoing, Payload};
+
+mod keys;
+mod logs;
+mod meter;
+
+pub(super) use logs::{Level, Stream};
+pub(super) use meter::Meter;
+
+/// Everything that belongs to one call; the data of its store, gone with it.
+pub(super) struct State {
+    pub(super) handling: Arc<Handling>,
+    pub(super) event: Arc<Event>,
+    pub(super) attempt: u32,
+    pub(super) replayed: bool,
+    pub(super) deadline: Instant,
+    pub(super) meter: Meter,
+    pub(super) logs: logs::Logs,
+    pub(super) wasi: wasi::Context,
+    published: Published,
+    keys: keys::Keys,
+    waiting: Option<Arc<dyn Waiting>>,
+}
+
+/// Told when a call starts to wait for something outside, so that its core can be used meanwhile.
+pub(super) trait Waiting: Send + Sync {
+    fn begins(&self);
+    fn ends(&self);
+}
+
+/// Why a host call was refused; each contract version turns it into its own error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    Denied(String),
+    Invalid(String),
+    Limit(String),
+    Unavailable(String),
+}
+
+#[derive(Default)]
+struct Published {
+    messages: Vec<Outgoing>,
+    bytes: usize,
+}
+
+// === impl State ===
+
+impl State {
+    pub(super) fn new(
+        handling: Arc<Handling>,
+        event: Arc<Event>,
+        (attempt, replayed): (u32, bool),
+        started: Instant,
+        secret: &Arc<[u8]>,
+        waiting: Option<Arc<dyn Waiting>>,
+    ) -> Self {
+        let spec = &handling.spec;
+        Self {
+            deadline: started + spec.limits.time,
+            meter: Meter::new(spec.limits.memory),
+            logs: logs::Logs::default(),
+            wasi: wasi::Context::new(Arc::clone(secret)),
+            published: Published::default(),
+            keys: keys::Keys::default(),
+            handling,
+            event,
+            attempt,
+            replayed,
+            waiting,
+        }
+    }
+
+    /// What the call asked for, once it is known to have succeeded.
+    pub(super) fn into_effects(self) -> Effects {
+        let (writes, reads) = self.keys.into_parts();
+        let key_space =
+            if writes.is_empty() && reads.is_empty() { String::new() } else { self.handling.spec.name.clone() };
+        Effects { publish: self.published.messages, key_space, writes, reads }
+    }
+
+    /// Writes one log line, if the call has lines left.
+    pub(super) fn log(&mut self, level: Level, message: &str) {
+        self.logs.write(&self.handling.spec.name, &self.event.metadata.id, level, message);
+    }
+
+    /// Takes what the guest wrote to its standard output or error.
+    pub(super) fn print(&mut self, stream: Stream, bytes: &[u8]) {
+        self.logs.print(&self.handling.spec.name, &self.event.metadata.id, stream, bytes);
+    }
+
+    /// Logs what is still open once the call is over.
+    pub(super) fn finish_logs(&mut self) {
+        self.logs.finish(&self.handling.spec.name, &self.event.metadata.id);
+    }
+
+    /// Checks and encodes a draft; answers the id it will have.
+    pub(super) fn publish(&mut self, draft: Draft) -> Result<String, Refused> {
+        let spec = &self.handling.spec;
+        if spec.grants.publish.is_empty() && draft.topic.is_empty() {
+            return Err(Refused::Denied(Capability::Publish.denied(&spec.name)));
+        }
+        spec.grants.may_publish(&spec.name, &draft.topic, &draft.kind).map_err(Refused::Denied)?;
+        let count = self.published.messages.len();
+        if count >= limits::PUBLISHED_EVENTS {
+            let most = limits::PUBLISHED_EVENTS;
+            return Err(Refused::Limit(format!("a call may publish {most} events")));
+        }
+        if draft.headers.len() > limits::DRAFT_HEADERS {
+            let (most, has) = (limits::DRAFT_HEADERS, draft.headers.len());
+            return Err(Refused::Limit(format!("a draft may have {most} headers, this one has {has}")));
+        }
+        let bytes = self.published.bytes.saturating_add(draft_bytes(&draft));
+        if bytes > limits::PUBLISHED_BYTES {
+            let most = limits::PUBLISHED_BYTES;
+            return Err(Refused::Limit(format!("the drafts of a call may have {most} bytes in all")));
+        }
+        let index = u32::try_from(count).unwrap_or(u32::MAX);
+        let prepared = self.handling.services.prepare(&self.event, index, draft).map_err(|error| match error {
+            DraftError::Invalid(why) => Refused::Invalid(why),
+            DraftError::Limit(why) => Refused::Limit(why),
+        })?;
+        self.published.bytes = bytes;
+        self.published.messages.push(prepared.outgoing);
+        Ok(prepared.id)
+    }
+
+    /// The value the operator wrote under a name.
+    pub(super) fn config(&self, name: &str) -> Result<Option<String>, Refused> {
+        let spec = &self.handling.spec;
+        match &spec.grants.config {
+            Some(values) => Ok(values.get(name).cloned()),
+            None => Err(Refused::Denied(Capability::Config.denied(&spec.name))),
+        }
+    }
+
+    /// No grant gives secrets yet.
+    pub(super) fn secret(&self) -> Result<String, Refused> {
+        Err(Refused::Denied(Capability::Secrets.denied(&self.handling.spec.name)))
+    }
+
+    /// What the guest is told of its time.
+    pub(super) fn deadline_ms(&self) -> u32 {
+        millis(self.handling.spec.limits.time)
+    }
+
+    /// Runs `wait` with this call's core given up meanwhile.
+    fn outside<R>(&self, wait: impl FnOnce() -> R) -> R {
+        // The end is told even if `wait` panics, or the monitor would count the call as waiting for ever.
+        struct Ends<'a>(&'a dyn Waiting);
+        impl Drop for Ends<'_> {
+            fn drop(&mut self) {
+                self.0.ends();
+            }
+        }
+        let _ends = self.waiting.as_deref().map(|waiting| {
+            waiting.begins();
+            Ends(waiting)
+        });
+        wait()
+    }
+}
+
+fn draft_bytes(draft: &Draft) -> usize {
+    let payload = match &draft.payload {
+        Payload::Json(text) => text.len(),
+        Payload::Raw(bytes) => bytes.len(),
+    };
+    let headers: usize = draft.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    payload + headers + draft.topic.len() + draft.kind.len() + draft.key.as_ref().map_or(0, bytes::Bytes::len)
+}
+
+fn millis(time: Duration) -> u32 {
+    u32::try_from(time.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,100 @@
+//! Counts what an instance holds: all its memories and tables together.
+
+use wasmtime::ResourceLimiter;
+
+use crate::sandbox::limits;
+
+/// One call's account of memory. wasmtime's own limiter counts each memory by itself.
+pub(in crate::sandbox) struct Meter {
+    limit: u64,
+    used: u64,
+    /// What the last growth that was allowed added; taken back if it fails after all.
+    last: u64,
+    refused: bool,
+}
+
+// === impl Meter ===
+
+impl Meter {
+    pub(in crate::sandbox) fn new(limit: u64) -> Self {
+        Self { limit, used: 0, last: 0, refused: false }
+    }
+
+    /// True once a growth was refused: an abort that follows is for lack of memory.
+    pub(in crate::sandbox) fn refused(&self) -> bool {
+        self.refused
+    }
+
+    fn grow(&mut self, more: u64) -> bool {
+        match self.used.checked_add(more).filter(|sum| *sum <= self.limit) {
+            Some(sum) => {
+                (self.used, self.last) = (sum, more);
+                true
+            }
+            None => {
+                self.refused = true;
+                false
+            }
+        }
+    }
+
+    fn take_back(&mut self) {
+        self.used -= std::mem::take(&mut self.last);
+    }
+}
+
+impl ResourceLimiter for Meter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current) as u64))
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.take_back();
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(self.grow((desired.saturating_sub(current) as u64).saturating_mul(limits::TABLE_ELEMENT_BYTES)))
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.take_back();
+        Ok(())
+    }
+
+    fn instances(&self) -> usize {
+        limits::CORE_INSTANCES as usize
+    }
+
+    fn tables(&self) -> usize {
+        limits::TABLES as usize
+    }
+
+    fn memories(&self) -> usize {
+        limits::MEMORIES as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memories_and_tables_are_counted_together() {
+        let mut meter = Meter::new(100_000);
+        assert!(meter.memory_growing(0, 60_000, None).unwrap());
+        assert!(!meter.memory_growing(0, 60_000, None).unwrap(), "the second memory is over");
+        assert!(meter.refused());
+        assert!(meter.table_growing(0, 2_500, None).unwrap(), "40,000 bytes of table fill it up");
+        assert!(!meter.table_growing(2_500, 2_501, None).unwrap());
+    }
+
+    #[test]
+    fn a_growth_that_failed_after_all_is_not_charged() {
+        let mut meter = Meter::new(100);
+        assert!(meter.memory_growing(0, 80, None).unwrap());
+        meter.memory_grow_failed(wasmtime::Error::msg("over the memory's own maximum")).unwrap();
+        assert!(meter.memory_growing(0, 100, None).unwrap());
+        assert!(!meter.refused());
+    }
+}

@@ -1,0 +1,152 @@
+//! How far a guest may go: every limit of the sandbox as a named constant, with its reason.
+//!
+//! The two an operator sets per handler are [`super::Limits`]; their defaults stand first. A limit that is hit names
+//! itself and its value to the guest, the log or the verdict.
+
+use std::time::Duration;
+
+use super::Limits;
+
+/// Wall time of a call. Handlers compute for micro- to milliseconds; a second leaves room for a cold cache and is
+/// still short enough that one that hangs is found at once.
+pub const TIME: Duration = Duration::from_secs(1);
+
+/// Bytes of all memories of an instance. A Rust handler needs 1 to 2 MiB, a JavaScript engine 10, Python 40.
+pub const MEMORY: u64 = 64 << 20;
+
+/// The largest linear memory that 32-bit WebAssembly can address, and so the largest slot a pool can have.
+pub const MEMORY_CEILING: u64 = 4 << 30;
+
+/// What one element of a table is charged against the memory limit: a pointer, and as much again for its bookkeeping.
+pub const TABLE_ELEMENT_BYTES: u64 = 16;
+
+// === the pool: what one call may hold at once, times the calls that may run at once ===
+
+/// Threads that may be inside a guest at once, with those that stand in for slow calls. More would wait for a core
+/// or for the bus anyway; each can hold `limits.memory`.
+pub const THREADS: usize = 64;
+
+/// Pool slots beside those of [`THREADS`], for calls on threads that are not the host's workers (`check`, tests).
+pub const EXTRA_CALLS: usize = 16;
+
+/// Core instances of one component. Plain guests have 3 or 4, the largest language runtimes a few dozen.
+pub const CORE_INSTANCES: u32 = 64;
+
+/// Linear memories of one component. Ordinary guests have one, composed ones one for each part.
+pub const MEMORIES: u32 = 8;
+
+/// Tables of one component. Ordinary guests have one for their functions and one for each shim.
+pub const TABLES: u32 = 16;
+
+/// Elements of one table. The largest runtime tried, Python's, has about 12,000 functions in its table.
+pub const TABLE_ELEMENTS: usize = 65_536;
+
+/// Tables or memories that one core module may define.
+pub const PER_MODULE: u32 = 8;
+
+/// Bytes of a linear memory that stay resident in an empty slot, so that the next instance finds its pages mapped.
+/// With the kernel's page scan 256 KiB to 1 MiB measure alike.
+pub const KEEP_RESIDENT: usize = 1 << 20;
+
+/// The same for a table.
+pub const TABLE_KEEP_RESIDENT: usize = 64 << 10;
+
+/// Bytes of stack a guest may use. A runaway recursion traps there; the host's threads have more.
+pub const GUEST_STACK: usize = 1 << 20;
+
+/// Stack of the host's worker threads: the guest's, and as much for the host functions it calls, with room.
+pub const THREAD_STACK: usize = 4 << 20;
+
+/// Bytes that one host call may hand over. A draft has at most [`PUBLISHED_BYTES`].
+pub const HOST_CALL_BYTES: usize = 8 << 20;
+
+/// Handles (streams, pollables, …) that a guest may hold at once. Runtimes use a handful.
+pub const HANDLES: usize = 1_000;
+
+/// Bytes of a module. The largest components of language runtimes have 20 to 40 MB.
+pub const MODULE_BYTES: usize = 128 << 20;
+
+// === time ===
+
+/// How often the host looks whether a running call is over its time, or holds a core too long. Only while calls run.
+pub const TICK: Duration = Duration::from_millis(1);
+
+/// How long the monitor keeps ticking after the last call, so that steady traffic need not wake it for every event.
+pub const LINGER: Duration = Duration::from_millis(20);
+
+/// A call that runs longer gives its core slot to a spare thread.
+pub const SLOW_CALL: Duration = Duration::from_millis(5);
+
+/// A worker that has held its slot for so long lets another handler have it, if one waits.
+pub const TURN: Duration = Duration::from_millis(5);
+
+/// A finished job goes back no later than this, whatever the rest of its batch does.
+pub const CHUNK_AGE: Duration = Duration::from_millis(1);
+
+/// Jobs a worker takes at once: enough that a hand-over is nothing beside the calls, few enough to share out.
+pub const BATCH: usize = 256;
+
+/// A queue shorter than this is not shared out between workers: waking one more costs more than it brings.
+pub const BATCH_LEAST: usize = 16;
+
+/// A spare thread that found nothing to do for so long ends.
+pub const SPARE_IDLE: Duration = Duration::from_secs(10);
+
+// === what a call may ask for ===
+
+/// Events one call may publish. One event fans out to a few; hundreds are a loop gone wrong.
+pub const PUBLISHED_EVENTS: usize = 100;
+
+/// Bytes of all drafts of a call. They are held in memory until the commit, which is one transaction.
+pub const PUBLISHED_BYTES: usize = 4 << 20;
+
+/// Headers of one draft.
+pub const DRAFT_HEADERS: usize = 64;
+
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 512;
+
+/// Bytes of the value of a key: keys hold small state, not documents by the megabyte.
+pub const KEY_VALUE_BYTES: usize = 1 << 20;
+
+/// Reads, writes and lists of keys in one call. Each read waits for the bus, and all are checked at commit.
+pub const KEY_OPERATIONS: usize = 1_000;
+
+/// Bytes of all key writes of a call, for the same reason as [`PUBLISHED_BYTES`].
+pub const KEY_WRITE_BYTES: usize = 4 << 20;
+
+/// Keys that one `list` returns at most, whatever it asks for.
+pub const KEY_LIST: u32 = 1_000;
+
+/// Bytes of random numbers that one host call returns.
+pub const RANDOM_BYTES: u64 = 1 << 20;
+
+// === what a guest may say ===
+
+/// Log lines of one call, standard output and error included. Beyond it lines are dropped, counted, and one says so.
+pub const LOG_LINES: u32 = 100;
+
+/// Bytes of one log line.
+pub const LOG_LINE_BYTES: usize = 4 << 10;
+
+/// Bytes of all log lines of a call.
+pub const LOG_BYTES: usize = 64 << 10;
+
+/// Bytes of the reason of a failure: it is kept in the retry store and in the dead letter.
+pub const REASON_BYTES: usize = 2 << 10;
+
+/// Bytes of what a guest wrote last to its standard error, put into the reason when it traps.
+pub const LAST_WORDS_BYTES: usize = 512;
+
+/// Bytes of a code that groups failures.
+pub const CODE_BYTES: usize = 64;
+
+/// The virtual clock of a guest moves on by so many nanoseconds each time it is read, so that a loop that waits for
+/// time to pass ends.
+pub const CLOCK_STEP_NANOS: u32 = 1_000;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { time: TIME, memory: MEMORY }
+    }
+}

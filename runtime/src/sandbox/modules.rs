@@ -1,0 +1,315 @@
+//! Where a module is loaded: verified, compiled and linked, so that nothing can go wrong by name when it is called.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::types::{ComponentInstance, ComponentItem};
+use wasmtime::component::{Component, InstancePre, Linker};
+
+use super::grants::{Capability, MissingGrant, missing_grants};
+use super::host::State;
+use super::{Services, Spec, contract_v0_1, limits, wasi};
+
+/// A compiled component that can be called. Cloning shares it.
+#[derive(Clone)]
+pub struct Module {
+    inner: Arc<Compiled>,
+}
+
+struct Compiled {
+    contract: Contract,
+    digest: String,
+    size: usize,
+    imports: Vec<String>,
+    capabilities: Vec<Capability>,
+    /// Pages of the largest memory at its start.
+    first_pages: u64,
+}
+
+/// The version of the contract a component speaks. Every version that was ever released stays here.
+pub(super) enum Contract {
+    V0_1(contract_v0_1::Prepared),
+}
+
+/// One handler as it is called: a module with what it may do. Cloning shares it.
+#[derive(Clone)]
+pub struct Handler {
+    pub(super) handling: Arc<Handling>,
+}
+
+pub(super) struct Handling {
+    pub(super) module: Module,
+    pub(super) spec: Spec,
+    pub(super) services: Arc<dyn Services>,
+}
+
+/// Why a module cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// Neither component nor core module.
+    #[error("is not a WebAssembly binary: build a component, for example with `cargo build --target wasm32-wasip2`")]
+    NotWasm,
+    /// A module without the component around it.
+    #[error(
+        "is a core module, not a component: build with `cargo build --target wasm32-wasip2`, or wrap it with `wasm-tools component new`"
+    )]
+    CoreModule,
+    /// More bytes than [`limits::MODULE_BYTES`].
+    #[error("has {size} bytes; a module may have {most}: strip debug information from it")]
+    TooLarge {
+        /// What it has.
+        size: usize,
+        /// What it may have.
+        most: usize,
+    },
+    /// It does not validate or compile.
+    #[error("is no valid component: {0}")]
+    Invalid(String),
+    /// It uses the asynchronous component model.
+    #[error(
+        "needs the asynchronous component model ({0}), which is not served: build it for WASI 0.2 with synchronous exports"
+    )]
+    Async(String),
+    /// An import that nothing here serves.
+    #[error("imports `{name}`, which is not served: {hint}")]
+    Import {
+        /// The import.
+        name: String,
+        /// What would serve instead.
+        hint: String,
+    },
+    /// It speaks no version of the contract.
+    #[error("exports no `sandbar:handler/guest`; it exports {exports}; served is {served}")]
+    NoGuest {
+        /// What it exports.
+        exports: String,
+        /// What is served.
+        served: &'static str,
+    },
+    /// An import or export has another type than the contract's.
+    #[error("does not fit its interface: {0}; build it against the contract of the version it names")]
+    Link(String),
+    /// It needs more than the pool has for one call.
+    #[error("does not fit the pool: {0}; {1}")]
+    Pool(String, &'static str),
+}
+
+/// Loads a component: those bytes are verified, compiled and linked.
+pub(super) fn load(engine: &Engine, wasm: &[u8]) -> Result<Module, LoadError> {
+    look(wasm)?;
+    let component = Component::from_binary(engine, wasm).map_err(|error| refused(&error))?;
+    let ty = component.component_type();
+    let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
+    let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
+    if !exports.iter().any(|name| name == contract_v0_1::EXPORT) {
+        let exports = match exports.is_empty() {
+            true => "nothing".to_owned(),
+            false => exports.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+        };
+        return Err(LoadError::NoGuest { exports, served: "`sandbar:handler/guest@0.1.0`" });
+    }
+    let pre = link(engine, &component)?;
+    let contract = contract_v0_1::Prepared::new(engine, &component, pre).map_err(|error| broken(&error))?;
+    let required = component.resources_required();
+    Ok(Module {
+        inner: Arc::new(Compiled {
+            contract: Contract::V0_1(contract),
+            digest: hex(&Sha256::digest(wasm)),
+            size: wasm.len(),
+            capabilities: capabilities(&imports),
+            imports,
+            first_pages: required.and_then(|required| required.max_initial_memory_size).unwrap_or(0),
+        }),
+    })
+}
+
+/// Looks at the first bytes, for an error that says what the file is.
+fn look(wasm: &[u8]) -> Result<(), LoadError> {
+    if wasm.len() > limits::MODULE_BYTES {
+        return Err(LoadError::TooLarge { size: wasm.len(), most: limits::MODULE_BYTES });
+    }
+    // Magic, then two bytes of version and two of layer: 0 for a core module, 1 for a component.
+    match wasm.get(..8) {
+        Some([0, b'a', b's', b'm', _, _, 0, 0]) => Err(LoadError::CoreModule),
+        Some([0, b'a', b's', b'm', ..]) => Ok(()),
+        _ => Err(LoadError::NotWasm),
+    }
+}
+
+fn link(engine: &Engine, component: &Component) -> Result<InstancePre<State>, LoadError> {
+    let mut linker: Linker<State> = Linker::new(engine);
+    contract_v0_1::link(&mut linker).map_err(|error| broken(&error))?;
+    let ty = component.component_type();
+    for (name, import) in ty.imports(engine) {
+        let own = is_ours(name);
+        let ComponentItem::ComponentInstance(instance) = &import.ty else {
+            // A type that is imported by itself asks nothing of the host.
+            if matches!(import.ty, ComponentItem::Type(_)) {
+                continue;
+            }
+            return Err(unserved(name));
+        };
+        if let Some(function) = asynchronous(engine, instance) {
+            return Err(LoadError::Async(format!("it imports the async function `{name}#{function}`")));
+        }
+        match wasi::interface(name) {
+            Some(interface) => {
+                wasi::link(engine, &mut linker, name, interface, instance).map_err(|error| broken(&error))?;
+            }
+            None if own => {}
+            None => return Err(unserved(name)),
+        }
+    }
+    linker.instantiate_pre(component).map_err(|error| broken(&error))
+}
+
+fn asynchronous(engine: &Engine, instance: &ComponentInstance) -> Option<String> {
+    let is_async = |item: &ComponentItem| matches!(item, ComponentItem::ComponentFunc(function) if function.async_());
+    instance.exports(engine).find(|(_, export)| is_async(&export.ty)).map(|(name, _)| name.to_owned())
+}
+
+fn is_ours(import: &str) -> bool {
+    let parts = import.strip_prefix("sandbar:handler/").and_then(|rest| rest.split_once('@'));
+    parts.is_some_and(|(interface, version)| {
+        version == contract_v0_1::VERSION && contract_v0_1::INTERFACES.contains(&interface)
+    })
+}
+
+fn unserved(name: &str) -> LoadError {
+    const SERVED: &str = "sandbar:handler/{log,outbox,keys,config,secrets}@0.1.0 and wasi:{cli,io,clocks,random,filesystem,sockets}@0.2 are";
+    let version = name.split_once('@').map_or("", |(_, version)| version);
+    let package = name.split(['/', '@']).next().unwrap_or(name);
+    if package.starts_with("wasi:") && version.starts_with("0.3") {
+        return LoadError::Async(format!("it imports `{name}`"));
+    }
+    let hint = match package {
+        "sandbar:handler" => "this host serves version 0.1.0 of log, outbox, keys, config and secrets; build against that version".to_owned(),
+        "wasi:http" => "there is no HTTP for handlers; publish an event with sandbar:handler/outbox and let a service with network access act on it".to_owned(),
+        "wasi:keyvalue" => "use sandbar:handler/keys@0.1.0".to_owned(),
+        "wasi:config" => "use sandbar:handler/config@0.1.0".to_owned(),
+        "wasi:logging" => "use sandbar:handler/log@0.1.0, or write to standard output".to_owned(),
+        "wasi:messaging" => "use sandbar:handler/outbox@0.1.0".to_owned(),
+        _ => SERVED.to_owned(),
+    };
+    LoadError::Import { name: name.to_owned(), hint }
+}
+
+fn capabilities(imports: &[String]) -> Vec<Capability> {
+    let all = [Capability::Publish, Capability::Keys, Capability::Config, Capability::Secrets];
+    let imported =
+        |capability: &Capability| imports.iter().any(|name| name.split('@').next() == Some(capability.interface()));
+    all.into_iter().filter(imported).collect()
+}
+
+/// Sorts what wasmtime says about bytes it does not take.
+fn refused(error: &wasmtime::Error) -> LoadError {
+    let text = chain(error);
+    let about_memory = text.contains("memory has a minimum byte size");
+    if about_memory {
+        return LoadError::Pool(text, "raise the largest `[handler.limits] memory = …`, which sizes the pool");
+    }
+    if text.contains("pooling allocator")
+        || text.contains("exceeds the limit of")
+        || text.contains("exceeds the configured maximum")
+    {
+        return LoadError::Pool(text, "join its core modules when it is built, or leave parts of it out");
+    }
+    if text.contains("async") {
+        return LoadError::Async(text);
+    }
+    LoadError::Invalid(text)
+}
+
+fn broken(error: &wasmtime::Error) -> LoadError {
+    LoadError::Link(chain(error))
+}
+
+/// An error and its causes in one line; the causes are ours to tell, as the error is not passed on.
+pub(super) fn chain(error: &wasmtime::Error) -> String {
+    let mut text = String::new();
+    for (depth, cause) in error.chain().enumerate() {
+        let _ = write!(text, "{}{cause}", if depth == 0 { "" } else { ": " });
+    }
+    super::text::line(&text, limits::REASON_BYTES)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+// === impl Module ===
+
+impl Module {
+    /// SHA-256 of its bytes, in hex.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.inner.digest
+    }
+
+    /// Bytes of the component as it was loaded.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.inner.size
+    }
+
+    /// The names of everything it imports.
+    #[must_use]
+    pub fn imports(&self) -> &[String] {
+        &self.inner.imports
+    }
+
+    /// Which grants its imports can make use of.
+    #[must_use]
+    pub fn capabilities(&self) -> &[Capability] {
+        &self.inner.capabilities
+    }
+
+    /// Bytes that its largest memory has at its start.
+    pub(super) fn first_bytes(&self) -> u64 {
+        self.inner.first_pages.saturating_mul(64 << 10)
+    }
+
+    pub(super) fn contract(&self) -> &Contract {
+        &self.inner.contract
+    }
+}
+
+impl std::fmt::Debug for Module {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Module").field("digest", &self.digest()).field("size", &self.size()).finish()
+    }
+}
+
+// === impl Handler ===
+
+impl Handler {
+    /// What it may do and how far it may go.
+    #[must_use]
+    pub fn spec(&self) -> &Spec {
+        &self.handling.spec
+    }
+
+    /// What it runs.
+    #[must_use]
+    pub fn module(&self) -> &Module {
+        &self.handling.module
+    }
+
+    /// What its module imports that it was not given, with the line to add for each.
+    #[must_use]
+    pub fn missing_grants(&self) -> Vec<MissingGrant> {
+        missing_grants(&self.handling.module, &self.handling.spec.grants)
+    }
+}
+
+impl std::fmt::Debug for Handler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handler").field("spec", self.spec()).field("module", self.module()).finish()
+    }
+}

@@ -1,0 +1,174 @@
+//! One thread that looks after running calls: it moves the epoch on and tells the workers that time has passed.
+//! While no call runs it sleeps without a time-out: an idle host costs nothing.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Instant;
+
+use wasmtime::Engine;
+
+use super::limits;
+
+/// Wants to know every [`limits::TICK`] while calls run.
+pub(super) trait Watch: Send + Sync {
+    fn tick(&self, now: Instant);
+}
+
+/// The thread's owner: it ends with it.
+pub(super) struct Monitor {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A call is running as long as this lives.
+pub(super) struct Running<'a>(&'a Shared);
+
+struct Shared {
+    engine: Engine,
+    running: AtomicUsize,
+    asleep: AtomicBool,
+    ended: AtomicBool,
+    watches: Mutex<Vec<Weak<dyn Watch>>>,
+}
+
+// === impl Monitor ===
+
+impl Monitor {
+    pub(super) fn start(engine: Engine) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared {
+            engine,
+            running: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            watches: Mutex::default(),
+        });
+        let of_thread = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("sandbar-monitor".into()).spawn(move || of_thread.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Counts a call as running. The epoch moves on at least until the answer is dropped.
+    pub(super) fn enter(&self) -> Running<'_> {
+        self.shared.running.fetch_add(1, Ordering::SeqCst);
+        // Either this sees that the monitor lies down, or the monitor sees the call before it does.
+        if self.shared.asleep.swap(false, Ordering::SeqCst)
+            && let Some(thread) = self.thread()
+        {
+            thread.unpark();
+        }
+        Running(&self.shared)
+    }
+
+    /// Tells `watch` of every tick for as long as it lives.
+    pub(super) fn watch(&self, watch: Weak<dyn Watch>) {
+        let mut watches = self.shared.watches.lock().unwrap_or_else(PoisonError::into_inner);
+        watches.retain(|other| other.strong_count() > 0);
+        watches.push(watch);
+    }
+
+    fn thread(&self) -> Option<&Thread> {
+        self.thread.as_ref().map(JoinHandle::thread)
+    }
+}
+
+impl Drop for Monitor {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // The last owner can be a watch that the monitor itself just told: it cannot wait for itself.
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    fn run(&self) {
+        let mut busy = Instant::now();
+        while !self.ended.load(Ordering::SeqCst) {
+            let now = Instant::now();
+            if self.running.load(Ordering::SeqCst) > 0 {
+                busy = now;
+            }
+            if now.duration_since(busy) > limits::LINGER && self.lie_down() {
+                busy = Instant::now();
+                continue;
+            }
+            thread::park_timeout(limits::TICK);
+            self.engine.increment_epoch();
+            let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let now = Instant::now();
+            for watch in watches.iter().filter_map(Weak::upgrade) {
+                watch.tick(now);
+            }
+        }
+    }
+
+    /// Sleeps until a call begins; false if one had begun already.
+    fn lie_down(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        let idle = || self.running.load(Ordering::SeqCst) == 0 && !self.ended.load(Ordering::SeqCst);
+        if !idle() {
+            self.asleep.store(false, Ordering::SeqCst);
+            return false;
+        }
+        while self.asleep.load(Ordering::SeqCst) && !self.ended.load(Ordering::SeqCst) {
+            thread::park();
+        }
+        self.asleep.store(false, Ordering::SeqCst);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl Watch for Count {
+        fn tick(&self, _now: Instant) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn wait_until(what: &str, holds: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !holds() {
+            assert!(Instant::now() < end, "{what}");
+            thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn it_ticks_while_a_call_runs_and_sleeps_when_none_does() {
+        let monitor = Monitor::start(Engine::default()).unwrap();
+        let count = Arc::new(Count::default());
+        let weak: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&count) as Arc<dyn Watch>));
+        monitor.watch(weak);
+        for _ in 0..3 {
+            wait_until("it falls asleep", || monitor.shared.asleep.load(Ordering::SeqCst));
+            let before = count.0.load(Ordering::SeqCst);
+            thread::park_timeout(Duration::from_millis(20));
+            assert_eq!(count.0.load(Ordering::SeqCst), before, "no tick while asleep");
+            let running = monitor.enter();
+            wait_until("it ticks", || count.0.load(Ordering::SeqCst) >= before + 5);
+            drop(running);
+        }
+    }
+}

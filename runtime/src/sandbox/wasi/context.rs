@@ -1,0 +1,188 @@
+//! The virtual clock and the seeded random numbers of one call.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use sha2::{Digest, Sha256};
+
+use crate::event::Event;
+use crate::sandbox::limits;
+
+/// What WASI shows of the world: the event's time and numbers derived from the delivery.
+pub(in crate::sandbox) struct Context {
+    secret: Arc<[u8]>,
+    random: Option<Random>,
+    /// Nanoseconds since the call began, as the guest sees them.
+    clock: u64,
+    /// When the guest believes that the call began, in nanoseconds since the Unix epoch.
+    wall: Option<u64>,
+    /// For each pollable the clock at which it is ready; `None` for a free place.
+    pollables: Vec<Option<u64>>,
+}
+
+/// SHA-256 of a seed and a counter, block after block.
+struct Random {
+    seed: [u8; 32],
+    blocks: u64,
+    block: [u8; 32],
+    used: usize,
+}
+
+// === impl Context ===
+
+impl Context {
+    pub(in crate::sandbox) fn new(secret: Arc<[u8]>) -> Self {
+        Self { secret, random: None, clock: 0, wall: None, pollables: Vec::new() }
+    }
+
+    /// The monotonic clock. Each reading moves it on a little.
+    pub(super) fn now(&mut self) -> u64 {
+        self.clock = self.clock.saturating_add(u64::from(limits::CLOCK_STEP_NANOS));
+        self.clock
+    }
+
+    /// The wall clock: the event's time, and what has passed of the virtual clock since. An event whose time cannot
+    /// be read happened at the Unix epoch.
+    pub(super) fn wall(&mut self, event: &Event) -> (u64, u32) {
+        let start = *self.wall.get_or_insert_with(|| {
+            let time: Option<Timestamp> = event.metadata.time.parse().ok();
+            time.and_then(|time| u64::try_from(time.as_nanosecond()).ok()).unwrap_or(0)
+        });
+        let nanos = start.saturating_add(self.now());
+        let below = u32::try_from(nanos % 1_000_000_000).unwrap_or(0);
+        (nanos / 1_000_000_000, below)
+    }
+
+    /// Fills `out` with numbers that depend on the host's secret, the group and the event, and not on the attempt.
+    pub(super) fn random(&mut self, group: &str, event: &Event, out: &mut [u8]) {
+        let secret = &self.secret;
+        let random = self.random.get_or_insert_with(|| {
+            let mut hash = Sha256::new();
+            // Lengths first, so that no two deliveries run together into the same bytes.
+            for part in [&secret[..], group.as_bytes(), event.topic.as_bytes(), event.first.as_str().as_bytes()] {
+                hash.update((part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+            Random { seed: hash.finalize().into(), blocks: 0, block: [0; 32], used: 32 }
+        });
+        out.iter_mut().for_each(|byte| *byte = random.next());
+    }
+
+    /// A pollable that is ready once the clock has reached `at`.
+    pub(super) fn add_pollable(&mut self, at: u64) -> u32 {
+        let free = self.pollables.iter().position(Option::is_none);
+        let place = free.unwrap_or_else(|| {
+            self.pollables.push(None);
+            self.pollables.len() - 1
+        });
+        self.pollables[place] = Some(at);
+        u32::try_from(place).unwrap_or(u32::MAX)
+    }
+
+    /// One that is ready after `nanos` more.
+    pub(super) fn add_sleep(&mut self, nanos: u64) -> u32 {
+        self.add_pollable(self.clock.saturating_add(nanos))
+    }
+
+    pub(in crate::sandbox) fn drop_pollable(&mut self, rep: u32) {
+        if let Some(place) = self.pollables.get_mut(rep as usize) {
+            *place = None;
+        }
+    }
+
+    pub(super) fn ready(&self, rep: u32) -> bool {
+        self.ready_at(rep) <= self.clock
+    }
+
+    /// Which of `reps` are ready, by their place in the list. If none is, the clock moves on to the first that will
+    /// be: nothing else can happen while the guest waits.
+    pub(super) fn poll(&mut self, reps: &[u32]) -> Vec<u32> {
+        let first = reps.iter().map(|rep| self.ready_at(*rep)).min().unwrap_or(0);
+        self.clock = self.clock.max(first);
+        (0..).zip(reps).filter(|(_, rep)| self.ready(**rep)).map(|(place, _)| place).collect()
+    }
+
+    fn ready_at(&self, rep: u32) -> u64 {
+        self.pollables.get(rep as usize).copied().flatten().unwrap_or(0)
+    }
+}
+
+// === impl Random ===
+
+impl Random {
+    fn next(&mut self) -> u8 {
+        if self.used == self.block.len() {
+            self.block =
+                Sha256::new().chain_update(self.seed).chain_update(self.blocks.to_le_bytes()).finalize().into();
+            self.blocks += 1;
+            self.used = 0;
+        }
+        self.used += 1;
+        self.block[self.used - 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Metadata, Payload};
+
+    fn event(topic: &str, first: &str, time: &str) -> Event {
+        Event {
+            topic: topic.into(),
+            position: "9".into(),
+            first: first.into(),
+            metadata: Metadata { time: time.into(), ..Metadata::default() },
+            content_type: String::new(),
+            payload: Payload::Json("{}".into()),
+        }
+    }
+
+    fn random(secret: &[u8], group: &str, event: &Event) -> [u8; 40] {
+        let mut out = [0; 40];
+        Context::new(secret.into()).random(group, event, &mut out);
+        out
+    }
+
+    #[test]
+    fn random_numbers_depend_on_the_delivery_and_the_secret() {
+        let here = event("t", "1-0", "");
+        let numbers = random(b"s", "g", &here);
+        assert_eq!(numbers, random(b"s", "g", &here));
+        for other in [
+            random(b"S", "g", &here),
+            random(b"s", "G", &here),
+            random(b"s", "g", &event("u", "1-0", "")),
+            random(b"s", "g", &event("t", "2-0", "")),
+            random(b"s", "gt", &event("", "1-0", "")),
+        ] {
+            assert_ne!(numbers, other);
+        }
+        let mut context = Context::new(b"s"[..].into());
+        let mut parts = [0; 40];
+        let (left, right) = parts.split_at_mut(7);
+        context.random("g", &here, left);
+        context.random("g", &here, right);
+        assert_eq!(parts, numbers, "one stream, however it is cut");
+        assert_ne!(numbers[..8], numbers[32..], "blocks differ");
+    }
+
+    #[test]
+    fn the_clock_moves_with_readings_and_sleeps_only() {
+        let mut context = Context::new(b""[..].into());
+        let at = event("t", "1", "2024-05-06T07:08:09.5+00:00");
+        assert_eq!(context.wall(&at), (1_714_979_289, 500_001_000));
+        assert_eq!(context.wall(&at), (1_714_979_289, 500_002_000));
+        assert_eq!(Context::new(b""[..].into()).wall(&event("t", "1", "yesterday")), (0, 1_000));
+
+        let mut context = Context::new(b""[..].into());
+        let (long, short) = (context.add_sleep(2_000_000), context.add_sleep(1_000_000));
+        assert!(!context.ready(short));
+        assert_eq!(context.poll(&[long, short]), [1], "only the first to come");
+        assert_eq!(context.now(), 1_001_000);
+        assert_eq!(context.poll(&[long]), [0]);
+        assert_eq!(context.now(), 2_001_000);
+        context.drop_pollable(long);
+        assert_eq!(context.add_sleep(u64::MAX), long, "its place is used again");
+    }
+}

@@ -1,0 +1,287 @@
+//! The functions that language runtimes really call, each honest about there being nothing.
+
+use wasmtime::StoreContextMut;
+use wasmtime::component::{ComponentType, LinkerInstance, Lower, Resource, ResourceType};
+
+use crate::sandbox::call::Stop;
+use crate::sandbox::host::{State, Stream};
+use crate::sandbox::limits;
+
+/// Standard input: closed.
+pub(super) struct InputStream;
+
+/// Standard output or error, told apart by its number.
+pub(super) struct OutputStream;
+
+/// Something to wait for. The number is its place in the context.
+pub(super) struct Pollable;
+
+/// Why a stream failed. None ever does, so none is ever made.
+pub(super) struct IoError;
+
+struct TerminalInput;
+struct TerminalOutput;
+struct Descriptor;
+struct Network;
+
+#[derive(ComponentType, Lower)]
+#[component(variant)]
+enum StreamError {
+    #[component(name = "last-operation-failed")]
+    #[expect(dead_code, reason = "part of the type; no operation of ours fails")]
+    LastOperationFailed(Resource<IoError>),
+    #[component(name = "closed")]
+    Closed,
+}
+
+#[derive(ComponentType, Lower)]
+#[component(record)]
+struct Datetime {
+    seconds: u64,
+    nanoseconds: u32,
+}
+
+const OUT: u32 = 1;
+const ERR: u32 = 2;
+
+/// Nanoseconds by which a reading moves the clock.
+const STEP: u32 = limits::CLOCK_STEP_NANOS;
+
+type Cx<'a> = StoreContextMut<'a, State>;
+type Streamed<T> = wasmtime::Result<(Result<T, StreamError>,)>;
+
+/// The type of a resource that functions below give out.
+pub(super) fn resource(interface: &str, name: &str) -> Option<ResourceType> {
+    Some(match (interface, name) {
+        ("io/streams", "input-stream") => ResourceType::host::<InputStream>(),
+        ("io/streams", "output-stream") => ResourceType::host::<OutputStream>(),
+        ("io/poll", "pollable") => ResourceType::host::<Pollable>(),
+        ("io/error", "error") => ResourceType::host::<IoError>(),
+        ("cli/terminal-input", _) => ResourceType::host::<TerminalInput>(),
+        ("cli/terminal-output", _) => ResourceType::host::<TerminalOutput>(),
+        ("filesystem/types", "descriptor") => ResourceType::host::<Descriptor>(),
+        ("sockets/network", "network") => ResourceType::host::<Network>(),
+        _ => return None,
+    })
+}
+
+/// Links one function if it is served; says whether it is.
+pub(super) fn link(to: &mut LinkerInstance<'_, State>, interface: &str, name: &str) -> wasmtime::Result<bool> {
+    match interface {
+        "cli/environment" | "cli/exit" => process(to, name),
+        "cli/stdin" | "cli/stdout" | "cli/stderr" => standard_streams(to, name),
+        "cli/terminal-stdin" | "cli/terminal-stdout" | "cli/terminal-stderr" => terminals(to, name),
+        "io/streams" if name.contains("input-stream") => input(to, name),
+        "io/streams" => output(to, name),
+        "io/poll" => poll(to, name),
+        "io/error" => io_error(to, name),
+        "clocks/monotonic-clock" => monotonic_clock(to, name),
+        "clocks/wall-clock" => wall_clock(to, name),
+        "random/random" | "random/insecure" | "random/insecure-seed" => random(to, name),
+        "filesystem/preopens" | "sockets/instance-network" => outside(to, name),
+        _ => Ok(false),
+    }
+}
+
+fn process(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    match name {
+        "get-environment" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Vec::<(String, String)>::new(),)))?,
+        "get-arguments" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Vec::<String>::new(),)))?,
+        "initial-cwd" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((None::<String>,)))?,
+        "exit" => to.func_wrap(name, |_: Cx<'_>, (status,): (Result<(), ()>,)| -> wasmtime::Result<()> {
+            Err(Stop::Exit(u8::from(status.is_err())).into())
+        })?,
+        "exit-with-code" => {
+            to.func_wrap(name, |_: Cx<'_>, (code,): (u8,)| -> wasmtime::Result<()> { Err(Stop::Exit(code).into()) })?
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn standard_streams(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    match name {
+        "get-stdin" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Resource::<InputStream>::new_own(0),)))?,
+        "get-stdout" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Resource::<OutputStream>::new_own(OUT),)))?,
+        "get-stderr" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Resource::<OutputStream>::new_own(ERR),)))?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn terminals(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    match name {
+        "get-terminal-stdin" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((None::<Resource<TerminalInput>>,)))?,
+        "get-terminal-stdout" | "get-terminal-stderr" => {
+            to.func_wrap(name, |_: Cx<'_>, ()| Ok((None::<Resource<TerminalOutput>>,)))?;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn input(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    type Stream = Resource<InputStream>;
+    match name {
+        "[method]input-stream.read" | "[method]input-stream.blocking-read" => {
+            to.func_wrap(name, |_: Cx<'_>, _: (Stream, u64)| -> Streamed<Vec<u8>> { Ok((Err(StreamError::Closed),)) })?;
+        }
+        "[method]input-stream.skip" | "[method]input-stream.blocking-skip" => {
+            to.func_wrap(name, |_: Cx<'_>, _: (Stream, u64)| -> Streamed<u64> { Ok((Err(StreamError::Closed),)) })?;
+        }
+        "[method]input-stream.subscribe" => {
+            to.func_wrap(name, |mut cx: Cx<'_>, _: (Stream,)| Ok((ready_now(&mut cx),)))?;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn output(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    type Out = Resource<OutputStream>;
+    match name {
+        "[method]output-stream.check-write" => {
+            to.func_wrap(name, |_: Cx<'_>, _: (Out,)| -> Streamed<u64> { Ok((Ok(limits::LOG_BYTES as u64),)) })?;
+        }
+        "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush" => {
+            to.func_wrap(name, |mut cx: Cx<'_>, (out, bytes): (Out, Vec<u8>)| -> Streamed<()> {
+                print(&mut cx, &out, &bytes);
+                Ok((Ok(()),))
+            })?;
+        }
+        // Zeroes are control characters: nothing of them would be left in a log line.
+        "[method]output-stream.write-zeroes" | "[method]output-stream.blocking-write-zeroes-and-flush" => {
+            to.func_wrap(name, |_: Cx<'_>, _: (Out, u64)| -> Streamed<()> { Ok((Ok(()),)) })?;
+        }
+        "[method]output-stream.flush" | "[method]output-stream.blocking-flush" => {
+            to.func_wrap(name, |_: Cx<'_>, _: (Out,)| -> Streamed<()> { Ok((Ok(()),)) })?;
+        }
+        "[method]output-stream.splice" | "[method]output-stream.blocking-splice" => {
+            to.func_wrap(name, |_: Cx<'_>, _: (Out, Resource<InputStream>, u64)| -> Streamed<u64> {
+                Ok((Err(StreamError::Closed),))
+            })?;
+        }
+        "[method]output-stream.subscribe" => {
+            to.func_wrap(name, |mut cx: Cx<'_>, _: (Out,)| Ok((ready_now(&mut cx),)))?;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn poll(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    type Awaited = Resource<Pollable>;
+    match name {
+        "[method]pollable.ready" => {
+            to.func_wrap(name, |cx: Cx<'_>, (one,): (Awaited,)| Ok((cx.data().wasi.ready(one.rep()),)))?;
+        }
+        "[method]pollable.block" => to.func_wrap(name, |mut cx: Cx<'_>, (one,): (Awaited,)| {
+            cx.data_mut().wasi.poll(&[one.rep()]);
+            Ok(())
+        })?,
+        "poll" => to.func_wrap(name, |mut cx: Cx<'_>, (all,): (Vec<Awaited>,)| {
+            if all.is_empty() {
+                return Err(wasmtime::Error::msg("`poll` was called with an empty list"));
+            }
+            let reps: Vec<u32> = all.iter().map(Resource::rep).collect();
+            Ok((cx.data_mut().wasi.poll(&reps),))
+        })?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn io_error(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    match name {
+        "[method]error.to-debug-string" => {
+            to.func_wrap(name, |_: Cx<'_>, _: (Resource<IoError>,)| Ok((String::from("refused"),)))?;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn wall_clock(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    match name {
+        "now" => to.func_wrap(name, |mut cx: Cx<'_>, ()| {
+            let State { wasi, event, .. } = cx.data_mut();
+            let (seconds, nanoseconds) = wasi.wall(event);
+            Ok((Datetime { seconds, nanoseconds },))
+        })?,
+        "resolution" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Datetime { seconds: 0, nanoseconds: STEP },)))?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn monotonic_clock(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    match name {
+        "now" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((cx.data_mut().wasi.now(),)))?,
+        "resolution" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((u64::from(STEP),)))?,
+        "subscribe-instant" => to.func_wrap(name, |mut cx: Cx<'_>, (at,): (u64,)| {
+            Ok((Resource::<Pollable>::new_own(cx.data_mut().wasi.add_pollable(at)),))
+        })?,
+        "subscribe-duration" => to.func_wrap(name, |mut cx: Cx<'_>, (nanos,): (u64,)| {
+            Ok((Resource::<Pollable>::new_own(cx.data_mut().wasi.add_sleep(nanos)),))
+        })?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn random(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    match name {
+        "get-random-bytes" | "get-insecure-random-bytes" => {
+            to.func_wrap(name, |mut cx: Cx<'_>, (length,): (u64,)| {
+                if length > limits::RANDOM_BYTES {
+                    let most = limits::RANDOM_BYTES;
+                    return Err(wasmtime::Error::msg(format!("{length} random bytes at once; {most} is the most")));
+                }
+                let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
+                fill(&mut cx, &mut bytes);
+                Ok((bytes,))
+            })?;
+        }
+        "get-random-u64" | "get-insecure-random-u64" => {
+            to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((number(&mut cx),)))?;
+        }
+        "insecure-seed" => {
+            to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok(((number(&mut cx), number(&mut cx)),)))?;
+        }
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+/// The doors to the world outside, all of them closed.
+fn outside(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
+    match name {
+        "get-directories" => {
+            to.func_wrap(name, |_: Cx<'_>, ()| Ok((Vec::<(Resource<Descriptor>, String)>::new(),)))?;
+        }
+        // Whoever holds it can do nothing: every function that takes it refuses.
+        "instance-network" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Resource::<Network>::new_own(0),)))?,
+        _ => return Ok(false),
+    }
+    Ok(true)
+}
+
+fn ready_now(cx: &mut Cx<'_>) -> Resource<Pollable> {
+    Resource::new_own(cx.data_mut().wasi.add_pollable(0))
+}
+
+fn print(cx: &mut Cx<'_>, out: &Resource<OutputStream>, bytes: &[u8]) {
+    let stream = if out.rep() == ERR { Stream::Err } else { Stream::Out };
+    cx.data_mut().print(stream, bytes);
+}
+
+fn fill(cx: &mut Cx<'_>, out: &mut [u8]) {
+    let State { wasi, handling, event, .. } = cx.data_mut();
+    wasi.random(&handling.spec.group, event, out);
+}
+
+fn number(cx: &mut Cx<'_>) -> u64 {
+    let mut bytes = [0; 8];
+    fill(cx, &mut bytes);
+    u64::from_le_bytes(bytes)
+}

@@ -1,0 +1,220 @@
+//! The threads on which guests run: about one per core that does nothing else.
+//!
+//! What crosses over is a batch of one handler's events, never one event: a hand-over costs more than a call. A call
+//! that runs over [`limits::SLOW_CALL`], or waits for the bus, gives its core slot to a spare thread and the rest of
+//! its batch back to the queue; so a slow handler stops no other.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::engine::Sandbox;
+use super::modules::Handler;
+use super::monitor::Watch;
+use super::{Finished, Job, Ran, limits};
+
+mod queue;
+mod seat;
+
+use queue::{Part, Queues};
+use seat::Seat;
+
+/// The host's own worker threads. They end when it is dropped.
+pub struct Workers<T: Send + 'static> {
+    shared: Arc<Shared<T>>,
+}
+
+struct Shared<T: Send + 'static> {
+    sandbox: Arc<Sandbox>,
+    queues: Mutex<Queues<T>>,
+    wake: Condvar,
+    seats: Mutex<Vec<Weak<Seat<T>>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// Handlers with queued work; read between calls without the lock.
+    queued: AtomicUsize,
+    closed: AtomicBool,
+}
+
+const CLOSED: &str = "the host is shutting down";
+
+// === impl Workers ===
+
+impl<T: Send + 'static> Workers<T> {
+    /// Starts one thread for each core the sandbox may use.
+    #[must_use]
+    pub fn start(sandbox: Arc<Sandbox>) -> Self {
+        let slots = sandbox.slots;
+        let shared = Arc::new(Shared {
+            queues: Mutex::new(Queues::new(slots)),
+            sandbox,
+            wake: Condvar::new(),
+            seats: Mutex::default(),
+            threads: Mutex::default(),
+            queued: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+        });
+        let watch: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Watch>));
+        shared.sandbox.monitor.watch(watch);
+        for _ in 0..slots {
+            shared.spawn(&mut shared.lock());
+        }
+        Self { shared }
+    }
+
+    /// Queues jobs of one handler. They come back through `done` in chunks, in the order they finish; a chunk waits
+    /// for no later job longer than [`limits::CHUNK_AGE`] or so. Jobs whose `done` is closed are dropped.
+    ///
+    /// After a shutdown they come back at once, not called.
+    pub fn submit(&self, handler: Arc<Handler>, jobs: Vec<Job<T>>, done: UnboundedSender<Vec<Finished<T>>>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let part = Part { handler, jobs: jobs.into(), done };
+        let mut queues = self.shared.lock();
+        if queues.closed() {
+            drop(queues);
+            return part.give_back(CLOSED);
+        }
+        queues.push(part);
+        self.shared.changed(&mut queues);
+    }
+
+    /// Gives back all jobs that have not started, waits for those that have (no longer than their time limit), and
+    /// ends the threads. Does nothing the second time.
+    pub fn shutdown(&self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+        let left = self.shared.lock().close();
+        self.shared.wake.notify_all();
+        left.into_iter().for_each(|part| part.give_back(CLOSED));
+        loop {
+            let threads = std::mem::take(&mut *locked(&self.shared.threads));
+            if threads.is_empty() {
+                return;
+            }
+            for thread in threads {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+impl<T: Send + 'static> Drop for Workers<T> {
+    fn drop(&mut self) {
+        self.shutdown();
+    }
+}
+
+// === impl Shared ===
+
+impl<T: Send + 'static> Shared<T> {
+    fn lock(&self) -> MutexGuard<'_, Queues<T>> {
+        locked(&self.queues)
+    }
+
+    /// After any change to the queues: wakes or starts a thread if one could do something now.
+    fn changed(self: &Arc<Self>, queues: &mut Queues<T>) {
+        self.queued.store(queues.queued(), Ordering::Relaxed);
+        if !queues.startable() {
+            return;
+        }
+        if queues.idle > 0 {
+            self.wake.notify_one();
+        } else if queues.threads < limits::THREADS.max(queues.slots()) {
+            self.spawn(queues);
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, queues: &mut Queues<T>) {
+        if queues.closed() {
+            return;
+        }
+        let seat = Arc::new(Seat::new(Arc::downgrade(self)));
+        {
+            let mut seats = locked(&self.seats);
+            seats.retain(|seat| seat.strong_count() > 0);
+            seats.push(Arc::downgrade(&seat));
+        }
+        let shared = Arc::clone(self);
+        let builder = thread::Builder::new().name("sandbar-worker".into()).stack_size(limits::THREAD_STACK);
+        match builder.spawn(move || shared.work(&seat)) {
+            Ok(thread) => {
+                queues.threads += 1;
+                let mut threads = locked(&self.threads);
+                threads.retain(|thread| !thread.is_finished());
+                threads.push(thread);
+            }
+            Err(error) => tracing::error!(%error, "start a worker thread"),
+        }
+    }
+
+    fn work(self: Arc<Self>, seat: &Arc<Seat<T>>) {
+        while let Some(part) = self.next() {
+            seat.sit(part);
+            while let Some((handler, job)) = seat.begin(self.closed.load(Ordering::Relaxed)) {
+                let about = (job.attempt, job.replayed);
+                let waiting = Arc::clone(seat) as Arc<dyn super::host::Waiting>;
+                let (event, ran) = super::call::run(&self.sandbox, &handler.handling, job.event, about, Some(waiting));
+                seat.end(&self, Finished { event, tag: job.tag, ran });
+                seat.yield_turn(&self);
+            }
+            seat.stand(&self);
+        }
+    }
+
+    /// Waits for work; `None` when this thread is not needed any more.
+    fn next(self: &Arc<Self>) -> Option<Part<T>> {
+        let mut queues = self.lock();
+        loop {
+            if queues.closed() {
+                queues.threads -= 1;
+                return None;
+            }
+            if let Some(part) = queues.take() {
+                // What is left may need one more thread than were woken for it.
+                self.changed(&mut queues);
+                return Some(part);
+            }
+            queues.idle += 1;
+            let (woken, waited) =
+                self.wake.wait_timeout(queues, limits::SPARE_IDLE).unwrap_or_else(PoisonError::into_inner);
+            queues = woken;
+            queues.idle -= 1;
+            if waited.timed_out() && queues.threads > queues.slots() && !queues.startable() {
+                queues.threads -= 1;
+                return None;
+            }
+        }
+    }
+
+    /// Others wait for a slot.
+    fn contended(&self) -> bool {
+        self.queued.load(Ordering::Relaxed) > 0
+    }
+}
+
+impl<T: Send + 'static> Watch for Shared<T> {
+    fn tick(&self, now: Instant) {
+        let seats = locked(&self.seats).clone();
+        for seat in seats.iter().filter_map(Weak::upgrade) {
+            seat.tick(now);
+        }
+    }
+}
+
+fn locked<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+// === impl Part ===
+
+impl<T> Part<T> {
+    /// Sends the jobs back as not called.
+    fn give_back(self, why: &str) {
+        let not_called = |job: Job<T>| Finished { event: job.event, tag: job.tag, ran: Ran::NotCalled(why.to_owned()) };
+        // Whoever dropped the receiver does not want them.
+        let _ = self.done.send(self.jobs.into_iter().map(not_called).collect());
+    }
+}

@@ -1,0 +1,186 @@
+//! Whose turn it is: round robin between handlers, no handler more than its share.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::sandbox::modules::Handler;
+use crate::sandbox::{Finished, Job, limits};
+
+/// Jobs of one handler that go back through one channel.
+pub(super) struct Part<T> {
+    pub(super) handler: Arc<Handler>,
+    pub(super) jobs: VecDeque<Job<T>>,
+    pub(super) done: UnboundedSender<Vec<Finished<T>>>,
+}
+
+/// Names a handler while it has work: the address of what it shares.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Id(usize);
+
+/// All queued work and who holds what.
+pub(super) struct Queues<T> {
+    lines: HashMap<Id, Line<T>>,
+    /// Handlers with queued work, the next first.
+    turns: VecDeque<Id>,
+    slots: usize,
+    /// Slots in use.
+    busy: usize,
+    /// Threads inside a batch, with slot or without.
+    engaged: usize,
+    closed: bool,
+    pub(super) threads: usize,
+    pub(super) idle: usize,
+}
+
+/// One handler with queued or running work. It keeps the handler alive, and so its [`Id`] unique.
+struct Line<T> {
+    #[expect(dead_code, reason = "held, not read: no other handler can have its address meanwhile")]
+    handler: Arc<Handler>,
+    parts: VecDeque<Part<T>>,
+    slots: usize,
+    threads: usize,
+    overdue: usize,
+}
+
+// === impl Id ===
+
+impl Id {
+    pub(super) fn of(handler: &Arc<Handler>) -> Self {
+        Self(Arc::as_ptr(handler) as usize)
+    }
+}
+
+// === impl Queues ===
+
+impl<T> Queues<T> {
+    pub(super) fn new(slots: usize) -> Self {
+        let (lines, turns) = (HashMap::new(), VecDeque::new());
+        Self { lines, turns, slots, busy: 0, engaged: 0, closed: false, threads: 0, idle: 0 }
+    }
+
+    pub(super) fn slots(&self) -> usize {
+        self.slots
+    }
+
+    pub(super) fn closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Handlers with queued work.
+    pub(super) fn queued(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Queues new work behind what the handler has already.
+    pub(super) fn push(&mut self, part: Part<T>) {
+        let id = Id::of(&part.handler);
+        self.line(&part.handler).parts.push_back(part);
+        if !self.turns.contains(&id) {
+            self.turns.push_back(id);
+        }
+    }
+
+    /// Puts the rest of a batch before all other work of its handler. The handler's turn comes next, or last if the
+    /// batch was stopped to let others have theirs.
+    pub(super) fn put_back(&mut self, part: Part<T>, next: bool) {
+        if part.jobs.is_empty() {
+            return;
+        }
+        let id = Id::of(&part.handler);
+        self.line(&part.handler).parts.push_front(part);
+        if !self.turns.contains(&id) {
+            if next { self.turns.push_front(id) } else { self.turns.push_back(id) }
+        }
+    }
+
+    /// Takes the next batch, with a slot to run it.
+    pub(super) fn take(&mut self) -> Option<Part<T>> {
+        let place = self.place()?;
+        let id = self.turns.remove(place)?;
+        let share = self.slots;
+        let line = self.lines.get_mut(&id)?;
+        let mut part = line.parts.pop_front()?;
+        let most = part.jobs.len().div_ceil(share).clamp(limits::BATCH_LEAST, limits::BATCH);
+        if part.jobs.len() > most {
+            let jobs = part.jobs.split_off(most);
+            line.parts.push_front(Part { handler: Arc::clone(&part.handler), jobs, done: part.done.clone() });
+        }
+        line.slots += 1;
+        line.threads += 1;
+        self.busy += 1;
+        self.engaged += 1;
+        if !line.parts.is_empty() {
+            self.turns.push_back(id);
+        }
+        Some(part)
+    }
+
+    /// Whether [`Queues::take`] would give something.
+    pub(super) fn startable(&self) -> bool {
+        self.place().is_some()
+    }
+
+    /// A batch runs on without its slot.
+    pub(super) fn release(&mut self, id: Id) {
+        self.busy -= 1;
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.slots -= 1;
+        }
+    }
+
+    /// A call keeps a core busy without a slot, or has stopped doing so.
+    pub(super) fn set_overdue(&mut self, id: Id, overdue: bool) {
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.overdue = if overdue { line.overdue + 1 } else { line.overdue - 1 };
+        }
+    }
+
+    /// A thread has left its batch.
+    pub(super) fn leave(&mut self, id: Id) {
+        self.engaged -= 1;
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.threads -= 1;
+            if line.threads == 0 && line.parts.is_empty() {
+                self.lines.remove(&id);
+            }
+        }
+    }
+
+    /// Takes nothing more, and hands out what has not started.
+    pub(super) fn close(&mut self) -> Vec<Part<T>> {
+        self.closed = true;
+        self.turns.clear();
+        self.lines.values_mut().flat_map(|line| std::mem::take(&mut line.parts)).collect()
+    }
+
+    fn line(&mut self, handler: &Arc<Handler>) -> &mut Line<T> {
+        self.lines.entry(Id::of(handler)).or_insert_with(|| Line {
+            handler: Arc::clone(handler),
+            parts: VecDeque::new(),
+            slots: 0,
+            threads: 0,
+            overdue: 0,
+        })
+    }
+
+    /// The first turn that may be taken now.
+    fn place(&self) -> Option<usize> {
+        if self.busy >= self.slots {
+            return None;
+        }
+        self.turns.iter().position(|id| self.lines.get(id).is_some_and(|line| self.may_start(line)))
+    }
+
+    fn may_start(&self, line: &Line<T>) -> bool {
+        let others = self.turns.len() > 1;
+        let share = if others { (self.slots / 2).max(1) } else { self.slots };
+        // A handler that keeps cores busy beyond its slots gets no further ones before those are free.
+        let cores = line.overdue < self.slots;
+        // Each handler may have half of the threads that the others leave, so that some are always left.
+        let free = limits::THREADS.saturating_sub(self.engaged - line.threads);
+        let threads = line.threads < (free / 2).max(self.slots);
+        line.slots < share && cores && threads
+    }
+}

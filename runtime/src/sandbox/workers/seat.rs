@@ -1,0 +1,185 @@
+//! One worker thread's place: the batch it works on, shared with the monitor, which must not wait for a slow call.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::time::Instant;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use super::queue::{Id, Part, Queues};
+use super::{Shared, locked};
+use crate::sandbox::host::Waiting;
+use crate::sandbox::modules::Handler;
+use crate::sandbox::{Finished, Job, Ran, limits};
+
+/// Locked before the queues, never after them.
+pub(super) struct Seat<T: Send + 'static> {
+    shared: Weak<Shared<T>>,
+    batch: Mutex<Option<Batch<T>>>,
+}
+
+struct Batch<T> {
+    handler: Arc<Handler>,
+    todo: VecDeque<Job<T>>,
+    finished: Vec<Finished<T>>,
+    /// When the first of `finished` ended.
+    oldest: Option<Instant>,
+    done: UnboundedSender<Vec<Finished<T>>>,
+    /// Since when it holds its slot; `None` once that was given up.
+    slot: Option<Instant>,
+    /// Since when a guest computes; `None` between calls and while one waits.
+    computing: Option<Instant>,
+    overdue: bool,
+}
+
+// === impl Seat ===
+
+impl<T: Send + 'static> Seat<T> {
+    pub(super) fn new(shared: Weak<Shared<T>>) -> Self {
+        Self { shared, batch: Mutex::new(None) }
+    }
+
+    /// Takes a batch, with a slot.
+    pub(super) fn sit(&self, part: Part<T>) {
+        *self.lock() = Some(Batch {
+            finished: Vec::with_capacity(part.jobs.len()),
+            handler: part.handler,
+            todo: part.jobs,
+            oldest: None,
+            done: part.done,
+            slot: Some(Instant::now()),
+            computing: None,
+            overdue: false,
+        });
+    }
+
+    /// The next job to call the guest with.
+    pub(super) fn begin(&self, closed: bool) -> Option<(Arc<Handler>, Job<T>)> {
+        let mut seat = self.lock();
+        let batch = seat.as_mut()?;
+        if closed {
+            let left = std::mem::take(&mut batch.todo);
+            batch.finished.extend(left.into_iter().map(|job| Finished {
+                event: job.event,
+                tag: job.tag,
+                ran: Ran::NotCalled(super::CLOSED.to_owned()),
+            }));
+        }
+        if batch.done.is_closed() {
+            batch.todo.clear();
+        }
+        let job = batch.todo.pop_front()?;
+        batch.computing = Some(Instant::now());
+        Some((Arc::clone(&batch.handler), job))
+    }
+
+    /// Keeps what came of a job until its chunk is sent.
+    pub(super) fn end(&self, shared: &Arc<Shared<T>>, finished: Finished<T>) {
+        let now = Instant::now();
+        let mut seat = self.lock();
+        let Some(batch) = seat.as_mut() else { return };
+        batch.computing = None;
+        if std::mem::take(&mut batch.overdue) {
+            let mut queues = shared.lock();
+            queues.set_overdue(Id::of(&batch.handler), false);
+            shared.changed(&mut queues);
+        }
+        batch.finished.push(finished);
+        batch.oldest.get_or_insert(now);
+        batch.send_old(now);
+    }
+
+    /// Between calls: a batch that has had its turn goes to the end of the line, if there is one.
+    pub(super) fn yield_turn(&self, shared: &Arc<Shared<T>>) {
+        let mut seat = self.lock();
+        let Some(batch) = seat.as_mut() else { return };
+        if shared.contended() && batch.slot.is_some_and(|since| since.elapsed() >= limits::TURN) {
+            let mut queues = shared.lock();
+            batch.give_up(&mut queues, false);
+            shared.changed(&mut queues);
+        }
+    }
+
+    /// The batch is over.
+    pub(super) fn stand(&self, shared: &Arc<Shared<T>>) {
+        let Some(mut batch) = self.lock().take() else { return };
+        batch.send();
+        let mut queues = shared.lock();
+        batch.give_up(&mut queues, true);
+        queues.leave(Id::of(&batch.handler));
+        shared.changed(&mut queues);
+    }
+
+    /// The monitor looks in: nothing finished waits for a slow call, and no slow call keeps its slot.
+    pub(super) fn tick(&self, now: Instant) {
+        let mut seat = self.lock();
+        let Some(batch) = seat.as_mut() else { return };
+        batch.send_old(now);
+        let slow = batch.computing.is_some_and(|since| now.saturating_duration_since(since) >= limits::SLOW_CALL);
+        if slow
+            && !batch.overdue
+            && let Some(shared) = self.shared.upgrade()
+        {
+            batch.overdue = true;
+            let mut queues = shared.lock();
+            queues.set_overdue(Id::of(&batch.handler), true);
+            batch.give_up(&mut queues, true);
+            shared.changed(&mut queues);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Batch<T>>> {
+        locked(&self.batch)
+    }
+}
+
+impl<T: Send + 'static> Waiting for Seat<T> {
+    fn begins(&self) {
+        let mut seat = self.lock();
+        let Some(batch) = seat.as_mut() else { return };
+        batch.computing = None;
+        if let Some(shared) = self.shared.upgrade() {
+            let mut queues = shared.lock();
+            batch.give_up(&mut queues, true);
+            shared.changed(&mut queues);
+        }
+    }
+
+    fn ends(&self) {
+        if let Some(batch) = self.lock().as_mut() {
+            batch.computing = Some(Instant::now());
+        }
+    }
+}
+
+// === impl Batch ===
+
+impl<T> Batch<T> {
+    /// Gives the slot up, if it is still held, and the jobs that have not started.
+    fn give_up(&mut self, queues: &mut Queues<T>, next: bool) {
+        if self.slot.take().is_none() {
+            return;
+        }
+        queues.release(Id::of(&self.handler));
+        let jobs = std::mem::take(&mut self.todo);
+        if queues.closed() {
+            // The queues hand out nothing any more: what is left ends here.
+            self.todo = jobs;
+            return;
+        }
+        queues.put_back(Part { handler: Arc::clone(&self.handler), jobs, done: self.done.clone() }, next);
+    }
+
+    fn send_old(&mut self, now: Instant) {
+        if self.oldest.is_some_and(|oldest| now.saturating_duration_since(oldest) >= limits::CHUNK_AGE) {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        self.oldest = None;
+        if !self.finished.is_empty() {
+            let _ = self.done.send(std::mem::take(&mut self.finished));
+        }
+    }
+}

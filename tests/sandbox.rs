@@ -1,0 +1,10 @@
+//! The sandbox, called as the pipeline calls it: real guests, real pool, real threads.
+
+mod calls;
+mod contract;
+mod effects;
+mod loading;
+mod said;
+mod support;
+mod wasi;
+mod workers;
