@@ -12,6 +12,7 @@ use async_trait::async_trait;
 
 use crate::event::{Cause, Fields, KeyList, Message, Outgoing, Position, Settlement, Topic, Versioned};
 
+mod first;
 mod in_hand;
 #[cfg(feature = "redis")]
 mod redis;

@@ -3,11 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use super::{DeliveryId, Receipt, Returns};
 
 /// A table of deliveries in hand. `T` is what the backend must know to settle, renew or give back one of them.
 pub(crate) struct InHand<T> {
     state: Mutex<State<T>>,
+    returned: Notify,
 }
 
 struct State<T> {
@@ -20,7 +23,8 @@ struct State<T> {
 
 impl<T: Send + 'static> InHand<T> {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: Mutex::new(State { entries: HashMap::new(), dropped: Vec::new(), next: 0 }) })
+        let state = State { entries: HashMap::new(), dropped: Vec::new(), next: 0 };
+        Arc::new(Self { state: Mutex::new(state), returned: Notify::new() })
     }
 
     /// Takes `entry` in hand.
@@ -44,6 +48,11 @@ impl<T: Send + 'static> InHand<T> {
         dropped.into_iter().filter_map(|id| state.entries.remove(&id)).collect()
     }
 
+    /// Waits until something has been dropped since the last time it waited. For the one caller of `fetch`.
+    pub(crate) async fn returned(&self) {
+        self.returned.notified().await;
+    }
+
     /// Looks at the table under its lock: keep it short.
     pub(crate) fn with<R>(&self, look: impl FnOnce(&mut HashMap<DeliveryId, T>) -> R) -> R {
         look(&mut self.lock().entries)
@@ -59,6 +68,7 @@ impl<T: Send + 'static> Returns for InHand<T> {
         let mut state = self.lock();
         if state.entries.contains_key(&id) {
             state.dropped.push(id);
+            self.returned.notify_one();
         }
     }
 }

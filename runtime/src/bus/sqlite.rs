@@ -1,9 +1,177 @@
-//! To be written.
+//! The embedded bus: one SQLite file, any number of processes, no server.
+//!
+//! Every promise of [`Bus`] is a transaction on one file in WAL mode. What is acknowledged has been synced to disk.
+//! SQLite's calls block, so two threads of the bus's own make them: one writes, and gathers whatever waits into one
+//! transaction with one sync; one reads, beside it. See `worker`.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Bus, Error, Settings};
+use async_trait::async_trait;
 
-pub(super) async fn open(_settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
-    Err(Error::Settings("to be written".into()))
+use super::{Bus, DeadLetter, Error, Group, GroupStatus, Guarantees, Requeue, Settings, Subscription, stream_name};
+use crate::event::{KeyList, Outgoing, Position, Topic, Versioned};
+use fault::Fault;
+use store::Store;
+use subscription::Consumer;
+
+mod dead_letters;
+mod fault;
+mod keys;
+mod lease;
+mod look;
+mod member;
+mod probe;
+mod schema;
+mod settle;
+mod status;
+mod store;
+mod subscription;
+mod take;
+mod topics;
+mod turn;
+mod worker;
+
+struct Sqlite {
+    store: Arc<Store>,
+    names: Names,
+    stream_max_len: Option<u64>,
+}
+
+/// How topics are called in the file.
+#[derive(Clone)]
+struct Names {
+    prefix: Option<String>,
+}
+
+pub(super) async fn open(settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
+    let path = path(&settings.url)?;
+    let names = Names { prefix: settings.topic_prefix.clone() };
+    Ok(Arc::new(Sqlite { store: Store::start(path)?, names, stream_max_len: settings.stream_max_len }))
+}
+
+/// The file that a URL names: `sqlite:PATH`, where an absolute path may have two slashes before it.
+fn path(url: &str) -> Result<PathBuf, Error> {
+    let path = url.strip_prefix("sqlite:").unwrap_or(url);
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.is_empty() || path == ":memory:" {
+        let reason = "names no file: write sqlite:PATH, for example sqlite:events.db";
+        return Err(Error::Settings(format!("bus.url = {url:?} {reason}")));
+    }
+    Ok(PathBuf::from(path))
+}
+
+// === impl Sqlite ===
+
+#[async_trait]
+impl Bus for Sqlite {
+    fn guarantees(&self) -> Guarantees {
+        Guarantees {
+            atomic_effects: true,
+            exclusive_groups: true,
+            notes: &[
+                "All hosts must run on one machine and see the file on a local disk: SQLite's locks do not work over \
+                 network file systems.",
+                "One process writes at a time: a process that is frozen (SIGSTOP, a debugger) in the middle of a write \
+                 blocks all others until it goes on or ends.",
+                "Messages stay in the file until they are trimmed (stream_max_len); deliveries in hand are never \
+                 trimmed.",
+            ],
+        }
+    }
+
+    async fn publish(&self, messages: &[Outgoing]) -> Result<Vec<Position>, Error> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (messages, names, max_len) = (messages.to_vec(), self.names.clone(), self.stream_max_len);
+        let positions = self
+            .store
+            .write(move |db| {
+                let append = |message: &Outgoing| {
+                    let seq = topics::append(db, &names.stored(&message.topic), &message.fields, max_len)?;
+                    Ok(topics::position(seq))
+                };
+                messages.iter().map(append).collect::<Result<Vec<Position>, Fault>>()
+            })
+            .await?;
+        self.store.wake();
+        Ok(positions)
+    }
+
+    async fn subscribe(&self, group: &Group) -> Result<Arc<dyn Subscription>, Error> {
+        let consumer = Consumer::join(&self.store, &self.names, group, self.stream_max_len).await?;
+        Ok(Arc::new(consumer))
+    }
+
+    async fn read_key(&self, space: &str, key: &str) -> Result<Versioned, Error> {
+        let (space, key) = (space.to_owned(), key.to_owned());
+        self.store.read(move |db| keys::read(db, &space, &key)).await
+    }
+
+    async fn list_keys(&self, space: &str, prefix: &str, limit: usize) -> Result<KeyList, Error> {
+        let (space, prefix) = (space.to_owned(), prefix.to_owned());
+        self.store.read(move |db| keys::list(db, &space, &prefix, limit)).await
+    }
+
+    async fn probe(&self, groups: &[Group]) -> Result<Vec<Error>, Error> {
+        self.store.probe(groups).await
+    }
+
+    async fn status(&self, topic: &Topic, group: &str) -> Result<GroupStatus, Error> {
+        let (topic, group) = (self.names.stored(topic), group.to_owned());
+        self.store.read(move |db| status::read(db, &topic, &group)).await
+    }
+
+    async fn dead_letters(
+        &self,
+        topic: &Topic,
+        group: &str,
+        after: Option<&Position>,
+        count: usize,
+    ) -> Result<Vec<DeadLetter>, Error> {
+        let stored = self.names.stored(topic);
+        let (topic, group, after) = (topic.clone(), group.to_owned(), after.cloned());
+        self.store.read(move |db| dead_letters::list(db, &topic, &stored, &group, after.as_ref(), count)).await
+    }
+
+    async fn requeue(&self, topic: &Topic, group: &str, ids: &[Position], to: Requeue) -> Result<u64, Error> {
+        let (topic, group, ids) = (self.names.stored(topic), group.to_owned(), ids.to_vec());
+        let moved = self.store.write(move |db| dead_letters::requeue(db, &topic, &group, &ids, to)).await?;
+        self.store.wake();
+        Ok(moved)
+    }
+
+    async fn purge(&self, topic: &Topic, group: &str, ids: &[Position]) -> Result<u64, Error> {
+        let (topic, group, ids) = (self.names.stored(topic), group.to_owned(), ids.to_vec());
+        self.store.write(move |db| dead_letters::purge(db, &topic, &group, &ids)).await
+    }
+}
+
+// === impl Names ===
+
+impl Names {
+    fn stored(&self, topic: &str) -> String {
+        stream_name(self.prefix.as_deref(), topic)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_name_files() {
+        for (url, expected) in [
+            ("sqlite:events.db", "events.db"),
+            ("sqlite:./a/b.db", "./a/b.db"),
+            ("sqlite:/var/lib/e.db", "/var/lib/e.db"),
+            ("sqlite:///var/lib/e.db", "/var/lib/e.db"),
+        ] {
+            assert_eq!(path(url).unwrap(), PathBuf::from(expected), "{url}");
+        }
+        for url in ["sqlite:", "sqlite://", "sqlite::memory:"] {
+            assert!(matches!(path(url), Err(Error::Settings(_))), "{url}");
+        }
+    }
 }

@@ -1,0 +1,75 @@
+//! Keys: read with their versions, checked and written at commit.
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::fault::Fault;
+use crate::event::{Effects, KeyList, KeyRead, Versioned};
+
+pub(super) fn read(db: &Connection, space: &str, key: &str) -> Result<Versioned, Fault> {
+    let found = db
+        .prepare_cached("SELECT value, version FROM key WHERE space = ?1 AND key = ?2")?
+        .query_row([space, key], |row| Ok((row.get::<_, Vec<u8>>(0)?, row.get::<_, u64>(1)?)))
+        .optional()?;
+    Ok(found.map_or_else(Versioned::default, |(value, version)| Versioned { value: Some(Bytes::from(value)), version }))
+}
+
+pub(super) fn list(db: &Connection, space: &str, prefix: &str, limit: usize) -> Result<KeyList, Fault> {
+    // Keys compare by their bytes, so all with the prefix follow it.
+    let mut statement = db.prepare_cached("SELECT key FROM key WHERE space = ?1 AND key >= ?2 ORDER BY key")?;
+    let mut rows = statement.query([space, prefix])?;
+    let mut keys = Vec::new();
+    while keys.len() < limit
+        && let Some(row) = rows.next()?
+    {
+        let key: String = row.get(0)?;
+        if !key.starts_with(prefix) {
+            break;
+        }
+        keys.push(key);
+    }
+    Ok(KeyList { keys, version: version(db, space)? })
+}
+
+/// True if nothing that the call read has been written since.
+pub(super) fn unmoved(db: &Connection, effects: &Effects) -> Result<bool, Fault> {
+    for KeyRead { key, version: seen } in &effects.reads {
+        let now = match key {
+            Some(key) => db
+                .prepare_cached("SELECT version FROM key WHERE space = ?1 AND key = ?2")?
+                .query_row([&effects.key_space, key], |row| row.get(0))
+                .optional()?
+                .unwrap_or(0),
+            None => version(db, &effects.key_space)?,
+        };
+        if now != *seen {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Every write, a deletion too, takes the next version of the space.
+pub(super) fn apply(db: &Connection, effects: &Effects) -> Result<(), Fault> {
+    let space = &effects.key_space;
+    for write in &effects.writes {
+        let version: u64 = db
+            .prepare_cached(
+                "INSERT INTO key_space (space, version) VALUES (?1, 1)
+                 ON CONFLICT (space) DO UPDATE SET version = version + 1 RETURNING version",
+            )?
+            .query_row([space], |row| row.get(0))?;
+        match &write.value {
+            Some(value) => db
+                .prepare_cached("INSERT OR REPLACE INTO key (space, key, value, version) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![space, write.key, &value[..], version])?,
+            None => db.prepare_cached("DELETE FROM key WHERE space = ?1 AND key = ?2")?.execute([space, &write.key])?,
+        };
+    }
+    Ok(())
+}
+
+fn version(db: &Connection, space: &str) -> Result<u64, Fault> {
+    let sql = "SELECT version FROM key_space WHERE space = ?1";
+    Ok(db.prepare_cached(sql)?.query_row([space], |row| row.get(0)).optional()?.unwrap_or(0))
+}

@@ -1,0 +1,109 @@
+//! Leases: a consumer has one for all that it holds, so that renewing is one write however much that is.
+
+use std::collections::HashSet;
+
+use rusqlite::{Connection, params};
+
+use super::fault::Fault;
+use super::member::{Lease, Member, Row, Slot};
+use super::topics;
+
+/// Renews the consumer's lease. To be called in every transaction that takes something.
+pub(super) fn extend(db: &Connection, member: &Member) -> Result<Lease, Fault> {
+    let now = topics::now();
+    let before = member.state().lease;
+    let until = now.saturating_add(member.lease_ms);
+    let renewed = db
+        .prepare_cached("UPDATE consumer SET lease_until_ms = ?2 WHERE id = ?1")?
+        .execute([member.consumer, until])?;
+    if renewed == 0 {
+        // It was away for so long that others removed it. Ids are never used twice, so this one is still its own.
+        insert(db, member, until)?;
+    }
+    // Its own lease ran out: then those of the others may have too, for the same reason (a lock that was held for
+    // long, a machine that slept), and they come first.
+    let claim_after = if before.until < now { until } else { before.claim_after };
+    Ok(Lease { until, claim_after })
+}
+
+fn insert(db: &Connection, member: &Member, until: i64) -> Result<(), Fault> {
+    db.prepare_cached("INSERT INTO consumer (id, name, lease_until_ms) VALUES (?1, ?2, ?3)")?.execute(params![
+        member.consumer,
+        member.name,
+        until
+    ])?;
+    for reader in &member.readers {
+        join(db, reader.id, member.consumer)?;
+    }
+    Ok(())
+}
+
+pub(super) fn join(db: &Connection, reader: i64, consumer: i64) -> Result<(), Fault> {
+    db.prepare_cached("INSERT OR IGNORE INTO member (reader, consumer) VALUES (?1, ?2)")?
+        .execute([reader, consumer])?;
+    Ok(())
+}
+
+/// Removes consumers that are gone and left nothing behind.
+pub(super) fn sweep(db: &Connection) -> Result<(), Fault> {
+    db.execute(
+        "DELETE FROM consumer WHERE lease_until_ms < ?1
+             AND NOT EXISTS (SELECT 1 FROM pending WHERE consumer = consumer.id)
+             AND NOT EXISTS (SELECT 1 FROM retry WHERE consumer = consumer.id)
+             AND NOT EXISTS (SELECT 1 FROM reader WHERE holder = consumer.id)",
+        [topics::now()],
+    )?;
+    db.execute("DELETE FROM member WHERE consumer NOT IN (SELECT id FROM consumer)", [])?;
+    Ok(())
+}
+
+/// All rows that are this consumer's.
+pub(super) fn owned(db: &Connection, member: &Member) -> Result<HashSet<Slot>, Fault> {
+    let mut owned = HashSet::new();
+    for (sql, row) in [
+        ("SELECT reader, seq, token FROM pending WHERE consumer = ?1", Row::Pending as fn(i64) -> Row),
+        ("SELECT reader, id, token FROM retry WHERE consumer = ?1", Row::Retry),
+    ] {
+        let mut statement = db.prepare_cached(sql)?;
+        let slots = statement.query_map([member.consumer], |columns| {
+            Ok(Slot { reader: columns.get(0)?, row: row(columns.get(1)?), token: columns.get(2)? })
+        })?;
+        for slot in slots {
+            owned.insert(slot?);
+        }
+    }
+    Ok(owned)
+}
+
+/// Counts an attempt that is about to start; false if the row is no longer this consumer's.
+pub(super) fn begin(db: &Connection, consumer: i64, slot: Slot) -> Result<bool, Fault> {
+    let counted = match slot.row {
+        Row::Pending(seq) => db
+            .prepare_cached(
+                "UPDATE pending SET attempts = attempts + 1
+                 WHERE reader = ?1 AND seq = ?2 AND consumer = ?3 AND token = ?4",
+            )?
+            .execute([slot.reader, seq, consumer, slot.token])?,
+        Row::Retry(id) => db
+            .prepare_cached(
+                "UPDATE retry SET attempts = attempts + 1
+                 WHERE reader = ?1 AND id = ?2 AND consumer = ?3 AND token = ?4",
+            )?
+            .execute([slot.reader, id, consumer, slot.token])?,
+    };
+    Ok(counted == 1)
+}
+
+/// Gives everything back at once, hands the turn on, and removes the consumer.
+pub(super) fn release(db: &Connection, consumer: i64) -> Result<(), Fault> {
+    for sql in [
+        "UPDATE pending SET consumer = NULL WHERE consumer = ?1",
+        "UPDATE retry SET consumer = NULL WHERE consumer = ?1",
+        "UPDATE reader SET holder = NULL WHERE holder = ?1",
+        "DELETE FROM member WHERE consumer = ?1",
+        "DELETE FROM consumer WHERE id = ?1",
+    ] {
+        db.prepare_cached(sql)?.execute([consumer])?;
+    }
+    Ok(())
+}

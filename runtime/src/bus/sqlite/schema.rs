@@ -1,0 +1,162 @@
+//! The file: its tables, and how a connection to it is set up.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+use super::fault::Fault;
+
+/// How long a write waits for other processes. Far longer than any transaction of ours, so that only a process that is
+/// frozen in the middle of one is reported.
+pub(super) const BUSY_LIMIT: Duration = Duration::from_secs(5);
+
+/// Kept in `PRAGMA user_version`.
+const VERSION: i64 = 1;
+
+/// Kept in `PRAGMA application_id`: `Sbar`. Tells our files from other programs'.
+const APPLICATION: i64 = 0x5362_6172;
+
+/// Statements that are kept prepared, per connection: more than there are in this backend.
+const STATEMENTS: usize = 100;
+
+/// A write-ahead log that grew larger in a burst is cut back to this many bytes.
+const LOG_BYTES: i64 = 64 << 20;
+
+/// Times are milliseconds since the Unix epoch. `consumer` is null where a row is in nobody's hand; with `token` it is
+/// the right to settle: a consumer gives every delivery a token of its own, so a receipt of an earlier turn is void.
+const TABLES: &str = "
+    CREATE TABLE topic (
+        id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE,
+        last INTEGER NOT NULL, last_ms INTEGER NOT NULL
+    );
+    CREATE TABLE message (
+        topic INTEGER NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, fields BLOB NOT NULL,
+        PRIMARY KEY (topic, seq)
+    );
+    -- A group on one topic. `cursor` is the last position it has read; `holder` has the turn in an exclusive group.
+    CREATE TABLE reader (
+        id INTEGER PRIMARY KEY, topic INTEGER NOT NULL, name TEXT NOT NULL,
+        cursor INTEGER NOT NULL, lost INTEGER NOT NULL DEFAULT 0, holder INTEGER,
+        UNIQUE (topic, name)
+    );
+    CREATE TABLE consumer (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL, lease_until_ms INTEGER NOT NULL
+    );
+    CREATE TABLE member (
+        reader INTEGER NOT NULL, consumer INTEGER NOT NULL, PRIMARY KEY (reader, consumer)
+    ) WITHOUT ROWID;
+    CREATE TABLE pending (
+        reader INTEGER NOT NULL, seq INTEGER NOT NULL, consumer INTEGER, token INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0, inherited INTEGER NOT NULL DEFAULT 0,
+        PRIMARY KEY (reader, seq)
+    ) WITHOUT ROWID;
+    CREATE INDEX pending_consumer ON pending (consumer);
+    CREATE TABLE retry (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, reader INTEGER NOT NULL, seq INTEGER NOT NULL, first TEXT NOT NULL,
+        fields BLOB NOT NULL, attempts INTEGER NOT NULL, due_ms INTEGER NOT NULL,
+        code TEXT NOT NULL, reason TEXT NOT NULL,
+        consumer INTEGER, token INTEGER NOT NULL DEFAULT 0, inherited INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX retry_due ON retry (reader, consumer, due_ms);
+    CREATE INDEX retry_consumer ON retry (consumer) WHERE consumer IS NOT NULL;
+    CREATE TABLE dead (
+        id INTEGER PRIMARY KEY AUTOINCREMENT, reader INTEGER NOT NULL, seq INTEGER NOT NULL, first TEXT NOT NULL,
+        fields BLOB NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL, attempts INTEGER NOT NULL,
+        handler TEXT NOT NULL, module TEXT NOT NULL, at_ms INTEGER NOT NULL
+    );
+    CREATE INDEX dead_reader ON dead (reader, id);
+    CREATE TABLE key (
+        space TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, version INTEGER NOT NULL,
+        PRIMARY KEY (space, key)
+    );
+    CREATE TABLE key_space (space TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
+";
+
+/// What an existing file turned out to be.
+#[derive(PartialEq, Eq)]
+enum Found {
+    Empty,
+    Ours,
+}
+
+/// Opens the file, makes it and its tables if they are missing, and sets the connection up.
+pub(super) fn connect(path: &Path) -> Result<Connection, Fault> {
+    let deadline = Instant::now() + BUSY_LIMIT;
+    loop {
+        match try_connect(path) {
+            // Several processes that set up one new file collide in ways that SQLite's own waiting does not cover.
+            Err(Fault::Locked) if Instant::now() < deadline => std::thread::park_timeout(Duration::from_millis(10)),
+            result => return result,
+        }
+    }
+}
+
+/// Opens a file that exists, without changing it, and says whether it is one that could be used.
+pub(super) fn inspect(path: &Path) -> Result<(), Fault> {
+    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.busy_timeout(BUSY_LIMIT)?;
+    if db.is_readonly(rusqlite::MAIN_DB)? {
+        return Err(Fault::ReadOnly);
+    }
+    examine(&db).map(drop)
+}
+
+fn try_connect(path: &Path) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY_LIMIT)?;
+    let found = examine(&db)?;
+    let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(Fault::CannotOpen(format!("its file system does not support WAL (journal mode stays {mode})")));
+    }
+    // Acknowledged means synced: in WAL mode only FULL syncs at each commit.
+    db.pragma_update(None, "synchronous", "FULL")?;
+    db.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    if found == Found::Empty {
+        let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // Another process may have been faster.
+        if examine(&transaction)? == Found::Empty {
+            transaction.execute_batch(TABLES)?;
+            transaction.pragma_update(None, "application_id", APPLICATION)?;
+            transaction.pragma_update(None, "user_version", VERSION)?;
+        }
+        transaction.commit()?;
+    }
+    Ok(db)
+}
+
+fn examine(db: &Connection) -> Result<Found, Fault> {
+    let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    let path = db.path().unwrap_or_default();
+    match (application, version) {
+        (0, 0) if tables == 0 => Ok(Found::Empty),
+        (APPLICATION, VERSION) => Ok(Found::Ours),
+        (APPLICATION, _) => Err(Fault::Settings(format!(
+            "bus at sqlite:{path} has format {version} and this host knows {VERSION}: use the version of sandbar that \
+             made it, or a newer one"
+        ))),
+        _ => Err(Fault::Settings(format!(
+            "bus at sqlite:{path} is another program's database: name another file in bus.url"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_connection_syncs_at_commit() {
+        let directory = tempfile::TempDir::new().unwrap();
+        for _new_then_old in 0..2 {
+            let db = connect(&directory.path().join("events.db")).unwrap();
+            let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
+            assert_eq!(synchronous, 2, "2 is FULL: less does not sync a commit in WAL mode");
+        }
+    }
+}

@@ -1,0 +1,279 @@
+//! Taking deliveries: retries that are due, what others left behind, what is new. One transaction for all of them.
+
+use bytes::Bytes;
+use rusqlite::{Connection, Row as Columns, params};
+
+use super::super::{Origin, first};
+use super::fault::Fault;
+use super::lease;
+use super::member::{Item, Lease, Member, Reader, Row, Slot};
+use super::topics;
+use super::turn::{self, Turn};
+use crate::event::{Fields, Message, Position};
+
+/// New messages of one fetch stop at this many bytes, so that a batch of large ones does not fill the memory. A larger
+/// one comes alone.
+const FETCH_BYTES: usize = 16 << 20;
+
+/// What one transaction took.
+pub(super) struct Taken {
+    pub(super) turn: Turn,
+    pub(super) lease: Lease,
+    pub(super) retries: Vec<Item>,
+    /// Rows that were this consumer's without its knowing, after a transaction whose end was unclear.
+    pub(super) adopted: Vec<Item>,
+    pub(super) inherited: Vec<Item>,
+    pub(super) fresh: Vec<Item>,
+}
+
+pub(super) fn take(db: &Connection, member: &Member, max: usize) -> Result<Taken, Fault> {
+    if member.state().closed {
+        // It has given everything back, or is about to: what it took now would wait for its lease to run out.
+        return Ok(Taken::nothing(member.state().lease));
+    }
+    let lease = lease::extend(db, member)?;
+    let turn = if member.exclusive { turn::ask(db, member, lease)? } else { Turn::Mine };
+    let mut taken = Taken { turn, ..Taken::nothing(lease) };
+    if !matches!(taken.turn, Turn::Mine) {
+        return Ok(taken);
+    }
+    let (suspect, ready, rotation) = {
+        let mut state = member.state();
+        (std::mem::take(&mut state.suspect), state.ready.len(), state.rotation)
+    };
+    let count = member.readers.len();
+    let rotated = || (0..count).map(|at| &member.readers[(at + rotation) % count]);
+    let mut room = max;
+    for reader in rotated() {
+        let retries = due_retries(db, member, reader, room)?;
+        room -= retries.len();
+        taken.retries.extend(retries);
+    }
+    if suspect {
+        taken.adopted = adopt(db, member)?;
+    }
+    room = room.saturating_sub(ready + taken.adopted.len());
+    for reader in rotated() {
+        let inherited = inherit(db, member, reader, lease, room)?;
+        room -= inherited.len();
+        taken.inherited.extend(inherited);
+    }
+    // Each topic gets its share first, then those that have more get what is left.
+    let mut bytes = FETCH_BYTES;
+    for (at, reader) in rotated().enumerate() {
+        let share = room.div_ceil(count - at);
+        taken.fresh.extend(fresh(db, member, reader, share, &mut room, &mut bytes)?);
+    }
+    for reader in rotated() {
+        taken.fresh.extend(fresh(db, member, reader, room, &mut room, &mut bytes)?);
+    }
+    Ok(taken)
+}
+
+impl Taken {
+    fn nothing(lease: Lease) -> Self {
+        let (retries, adopted, inherited, fresh) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { turn: Turn::Mine, lease, retries, adopted, inherited, fresh }
+    }
+}
+
+fn due_retries(db: &Connection, member: &Member, reader: &Reader, max: usize) -> Result<Vec<Item>, Fault> {
+    let mut items = Vec::new();
+    if max == 0 {
+        return Ok(items);
+    }
+    let mut statement = db.prepare_cached(
+        "SELECT id, seq, first, fields, attempts, inherited FROM retry
+         WHERE reader = ?1 AND consumer IS NULL AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3",
+    )?;
+    let mut rows = statement.query(params![reader.id, topics::now(), limit(max)])?;
+    while let Some(row) = rows.next()? {
+        let origin = if row.get(5)? { Origin::Inherited } else { Origin::Retry };
+        let slot = Slot { reader: reader.id, row: Row::Retry(row.get(0)?), token: member.token() };
+        items.push(retry_item(reader, row, origin, slot)?);
+    }
+    drop(rows);
+    items.iter().try_for_each(|item| own_retry(db, member, item))?;
+    Ok(items)
+}
+
+/// What was given back, and what consumers left behind whose lease has run out.
+fn inherit(db: &Connection, member: &Member, reader: &Reader, lease: Lease, max: usize) -> Result<Vec<Item>, Fault> {
+    if max == 0 {
+        return Ok(Vec::new());
+    }
+    let now = topics::now();
+    let claims = lease.claim_after <= now;
+    let free = if claims {
+        "(p.consumer IS NULL OR (p.consumer <> ?2 AND coalesce(c.lease_until_ms, 0) <= ?3))"
+    } else {
+        "(p.consumer IS NULL AND ?3 IS NOT NULL)"
+    };
+    let mut items = claim_pending(db, member, reader, free, limit(max))?;
+    if claims && items.len() < max {
+        let mut statement = db.prepare_cached(
+            "SELECT p.id, p.seq, p.first, p.fields, p.attempts FROM retry p LEFT JOIN consumer c ON c.id = p.consumer
+             WHERE p.reader = ?1 AND p.consumer IS NOT NULL AND p.consumer <> ?2
+                 AND coalesce(c.lease_until_ms, 0) <= ?3 ORDER BY p.seq LIMIT ?4",
+        )?;
+        let mut rows = statement.query(params![reader.id, member.consumer, now, limit(max - items.len())])?;
+        let mut retries = Vec::new();
+        while let Some(row) = rows.next()? {
+            let slot = Slot { reader: reader.id, row: Row::Retry(row.get(0)?), token: member.token() };
+            retries.push(retry_item(reader, row, Origin::Inherited, slot)?);
+        }
+        drop(rows);
+        retries.iter().try_for_each(|item| own_retry(db, member, item))?;
+        items.extend(retries);
+        items.sort_by_key(|item| item.seq);
+    }
+    Ok(items)
+}
+
+/// Makes pending rows this consumer's: those that `free`, a condition on row `p` and its consumer `c`, lets go.
+pub(super) fn claim_pending(
+    db: &Connection,
+    member: &Member,
+    reader: &Reader,
+    free: &str,
+    max: i64,
+) -> Result<Vec<Item>, Fault> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT p.seq, p.attempts, p.inherited OR coalesce(p.consumer <> ?2, 0), m.fields
+         FROM pending p LEFT JOIN message m ON m.topic = ?5 AND m.seq = p.seq
+             LEFT JOIN consumer c ON c.id = p.consumer
+         WHERE p.reader = ?1 AND (?3 IS NOT NULL) AND {free} ORDER BY p.seq LIMIT ?4"
+    ))?;
+    let mut rows = statement.query(params![reader.id, member.consumer, topics::now(), max, reader.topic_id])?;
+    let (mut items, mut gone) = (Vec::new(), Vec::new());
+    while let Some(row) = rows.next()? {
+        let seq: i64 = row.get(0)?;
+        let Some(fields) = row.get::<_, Option<Vec<u8>>>(3)? else {
+            gone.push(seq);
+            continue;
+        };
+        let origin = if row.get(2)? { Origin::Inherited } else { Origin::Dropped };
+        let slot = Slot { reader: reader.id, row: Row::Pending(seq), token: member.token() };
+        items.push(Item { message: message(reader, seq, fields)?, attempts: row.get(1)?, origin, seq, slot });
+    }
+    drop(rows);
+    for item in &items {
+        let inherited = item.origin == Origin::Inherited;
+        db.prepare_cached(
+            "UPDATE pending SET consumer = ?3, token = ?4, inherited = ?5 WHERE reader = ?1 AND seq = ?2",
+        )?
+        .execute(params![reader.id, item.seq, member.consumer, item.slot.token, inherited])?;
+    }
+    for seq in gone {
+        // Trimming spares what is pending, so somebody has deleted the message by hand.
+        db.prepare_cached("DELETE FROM pending WHERE reader = ?1 AND seq = ?2")?.execute([reader.id, seq])?;
+        db.prepare_cached("UPDATE reader SET lost = lost + 1 WHERE id = ?1")?.execute([reader.id])?;
+    }
+    Ok(items)
+}
+
+/// Rows that are this consumer's and not in its hand.
+fn adopt(db: &Connection, member: &Member) -> Result<Vec<Item>, Fault> {
+    let known = member.slots();
+    let strays: Vec<Slot> = lease::owned(db, member)?.into_iter().filter(|slot| !known.contains(slot)).collect();
+    for slot in strays {
+        let sql = match slot.row {
+            Row::Pending(_) => "UPDATE pending SET consumer = NULL WHERE reader = ?1 AND seq = ?2",
+            Row::Retry(_) => "UPDATE retry SET consumer = NULL WHERE reader = ?1 AND id = ?2",
+        };
+        let (Row::Pending(id) | Row::Retry(id)) = slot.row;
+        db.prepare_cached(sql)?.execute([slot.reader, id])?;
+    }
+    let mut adopted = Vec::new();
+    for reader in &member.readers {
+        adopted.extend(claim_pending(db, member, reader, "p.consumer IS NULL", i64::MAX)?);
+        adopted.extend(due_retries(db, member, reader, usize::MAX)?);
+    }
+    Ok(adopted)
+}
+
+/// The next messages of a topic, at most `share` of them, as far as `room` and `bytes` go.
+fn fresh(
+    db: &Connection,
+    member: &Member,
+    reader: &Reader,
+    share: usize,
+    room: &mut usize,
+    bytes: &mut usize,
+) -> Result<Vec<Item>, Fault> {
+    let mut items = Vec::new();
+    let share = share.min(*room);
+    if share == 0 || *bytes == 0 {
+        return Ok(items);
+    }
+    let (before, last): (i64, i64) = db
+        .prepare_cached("SELECT r.cursor, t.last FROM reader r JOIN topic t ON t.id = r.topic WHERE r.id = ?1")?
+        .query_row([reader.id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if before >= last {
+        return Ok(items);
+    }
+    let (mut cursor, mut lost, mut exhausted) = (before, 0, true);
+    let mut statement =
+        db.prepare_cached("SELECT seq, fields FROM message WHERE topic = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")?;
+    let mut rows = statement.query(params![reader.topic_id, before, limit(share)])?;
+    while let Some(row) = rows.next()? {
+        let (seq, fields): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        lost += seq - cursor - 1;
+        cursor = seq;
+        *bytes = bytes.saturating_sub(fields.len());
+        let slot = Slot { reader: reader.id, row: Row::Pending(seq), token: member.token() };
+        let message = message(reader, seq, fields)?;
+        items.push(Item { message, attempts: 0, origin: Origin::New, seq, slot });
+        if items.len() == share || *bytes == 0 {
+            exhausted = false;
+            break;
+        }
+    }
+    drop(rows);
+    if exhausted {
+        // The rest, up to where the topic ends, was trimmed.
+        lost += last - cursor;
+        cursor = last;
+    }
+    let mut insert = db.prepare_cached("INSERT INTO pending (reader, seq, consumer, token) VALUES (?1, ?2, ?3, ?4)")?;
+    for item in &items {
+        insert.execute([reader.id, item.seq, member.consumer, item.slot.token])?;
+    }
+    db.prepare_cached("UPDATE reader SET cursor = ?2, lost = lost + ?3 WHERE id = ?1")?
+        .execute([reader.id, cursor, lost])?;
+    *room -= items.len();
+    Ok(items)
+}
+
+fn message(reader: &Reader, seq: i64, fields: Vec<u8>) -> Result<Message, Fault> {
+    let fields = Fields::unpack(Bytes::from(fields))?;
+    Ok(first::message(reader.topic.clone(), topics::position(seq), fields))
+}
+
+/// Reads columns `id, seq, first, fields`.
+pub(super) fn retry_message(reader: &Reader, row: &Columns<'_>) -> Result<Message, Fault> {
+    Ok(Message {
+        topic: reader.topic.clone(),
+        position: topics::position(row.get(1)?),
+        first: Position::from(row.get::<_, String>(2)?),
+        fields: Fields::unpack(Bytes::from(row.get::<_, Vec<u8>>(3)?))?,
+    })
+}
+
+/// Reads columns `id, seq, first, fields, attempts`.
+pub(super) fn retry_item(reader: &Reader, row: &Columns<'_>, origin: Origin, slot: Slot) -> Result<Item, Fault> {
+    Ok(Item { message: retry_message(reader, row)?, attempts: row.get(4)?, origin, seq: row.get(1)?, slot })
+}
+
+/// Makes an entry of the retry store this consumer's.
+pub(super) fn own_retry(db: &Connection, member: &Member, item: &Item) -> Result<(), Fault> {
+    if let Row::Retry(id) = item.slot.row {
+        db.prepare_cached("UPDATE retry SET consumer = ?2, token = ?3, inherited = ?4 WHERE id = ?1")?
+            .execute(params![id, member.consumer, item.slot.token, item.origin == Origin::Inherited])?;
+    }
+    Ok(())
+}
+
+fn limit(max: usize) -> i64 {
+    i64::try_from(max).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,222 @@
+//! One conformance suite for every bus: the doc comments of `sandbar::bus`, as cases.
+//!
+//! A backend brings a [`Fixture`] and writes `conformance!(its_name, its_fixture())` where the expression is a future
+//! that makes a fresh storage. Every case becomes a test of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sandbar::bus::{Bus, Delivery, Fetched, Group, Settled, Start, Subscription};
+use sandbar::event::{Effects, Fields, Message, Outgoing, Position, RetryEntry, Settlement, Topic};
+
+use crate::support::{BOUND, bounded};
+
+pub(crate) mod cancelling;
+pub(crate) mod dead_letters;
+pub(crate) mod effects;
+pub(crate) mod exclusive;
+pub(crate) mod leases;
+pub(crate) mod reading;
+pub(crate) mod retries;
+pub(crate) mod sharing;
+pub(crate) mod starting;
+
+/// A lease that runs out within a test. Not shorter: a renewal must fit in it on a busy machine.
+pub(crate) const SHORT_LEASE: Duration = Duration::from_millis(800);
+/// A lease that does not run out within a test.
+pub(crate) const LONG_LEASE: Duration = Duration::from_secs(300);
+/// How long a case looks to see that nothing comes.
+pub(crate) const QUIET: Duration = Duration::from_millis(150);
+
+/// A storage that nobody else uses, on which a case opens as many hosts as it needs.
+#[async_trait]
+pub(crate) trait Fixture: Send + Sync {
+    /// One more host on this storage, with connections of its own.
+    async fn host(&self) -> Arc<dyn Bus>;
+
+    /// Deletes all messages of a topic, as trimming would; groups and what they have pending stay.
+    async fn lose_messages(&self, topic: &str);
+}
+
+/// Makes a module in which every case is a test against the fixture that the future makes.
+macro_rules! conformance {
+    ($module:ident, $fixture:expr) => {
+        mod $module {
+            #[allow(unused_imports, reason = "the fixture's expression is written where the macro is called")]
+            use super::*;
+            $crate::conformance::cases! { $fixture;
+                reading: order_and_bytes_are_kept, a_mebibyte_passes, ten_mebibytes_pass_in_one_batch,
+                    max_bounds_the_sum_over_topics, a_full_topic_does_not_starve_others, an_empty_list_ends_the_wait,
+                    a_publish_ends_the_wait, publishing_nothing_is_nothing;
+                sharing: groups_do_not_see_each_other, consumers_share_without_overlap, an_ack_is_final,
+                    thousands_are_each_acked_once, a_mixed_batch_answers_in_order, closing_gives_back_at_once,
+                    a_closed_consumer_is_gone, status_counts, consumers_are_named_apart, probing_changes_nothing;
+                leases: a_dropped_receipt_comes_back_uncounted, a_drop_ends_the_wait, a_dead_hosts_messages_are_inherited,
+                    a_begun_attempt_outlives_its_host, renewing_keeps_it, a_frozen_host_changes_nothing,
+                    an_old_receipt_is_void_when_the_message_comes_back, renewing_reports_the_lost, renewing_beside_settling_reports_nothing,
+                    inherited_messages_come_in_order;
+                retries: a_retry_waits_until_it_is_due, a_retry_outlives_hosts_and_its_message,
+                    a_retry_can_be_retried_and_acked, a_dead_hosts_retry_is_inherited, another_consumer_may_get_it,
+                    a_retry_held_twice_commits_once;
+                dead_letters: it_holds_the_bytes_and_the_cause, requeued_to_its_topic, requeued_to_its_handler,
+                    purged, listed_in_pages, unknown_ones_are_passed_over, a_retried_one_keeps_its_positions;
+                effects: they_commit_with_the_ack, a_lost_ack_has_none, a_moved_key_is_a_conflict,
+                    a_new_key_is_a_conflict_for_a_list, a_recreated_key_is_a_conflict, an_absent_key_that_appears_is_a_conflict,
+                    keys_list_by_prefix, writes_apply_in_order, effects_of_a_retry_commit_once,
+                    published_effects_end_a_wait;
+                starting: with_what_is_new, at_the_beginning, after_a_position, at_a_time, the_start_is_used_once,
+                    a_group_goes_on_where_it_was;
+                exclusive: one_is_active, the_next_one_takes_over_in_order, a_frozen_one_stands_by,
+                    closing_hands_the_turn_over, retries_are_listed_when_it_becomes_active;
+                cancelling: a_dropped_fetch_loses_nothing, a_dropped_settle_leaves_nothing_in_limbo;
+            }
+        }
+    };
+}
+
+macro_rules! cases {
+    ($fixture:expr; $($area:ident: $($case:ident),+;)+) => { $(mod $area {
+        #[allow(unused_imports, reason = "see above")]
+        use super::*;
+        $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                $crate::support::bounded(stringify!($case), async {
+                    let fixture = $fixture.await;
+                    $crate::conformance::$area::$case(&fixture).await;
+                }).await;
+            }
+        )+
+    })+ };
+}
+
+pub(crate) use {cases, conformance};
+
+// What cases are written with.
+
+/// A group that reads one topic, or several, from the beginning.
+pub(crate) fn group(name: &str, topics: &[&str], lease: Duration) -> Group {
+    Group {
+        name: name.into(),
+        topics: topics.iter().map(|topic| Topic::from(*topic)).collect(),
+        start: Start::Beginning,
+        lease,
+        consumer: "test".into(),
+        exclusive: false,
+        join_foreign: false,
+    }
+}
+
+/// Joins the group `g` on the topic `t`.
+pub(crate) async fn join(bus: &Arc<dyn Bus>, lease: Duration) -> Arc<dyn Subscription> {
+    bus.subscribe(&group("g", &["t"], lease)).await.expect("subscribe")
+}
+
+/// A message with one field `n` that numbers it.
+pub(crate) fn numbered(topic: &str, n: usize) -> Outgoing {
+    Outgoing { topic: topic.into(), fields: Fields::from_pairs([("n", n.to_string())]) }
+}
+
+/// Publishes messages numbered from 0 to one topic.
+pub(crate) async fn publish(bus: &Arc<dyn Bus>, topic: &str, count: usize) -> Vec<Position> {
+    let messages: Vec<Outgoing> = (0..count).map(|n| numbered(topic, n)).collect();
+    bus.publish(&messages).await.expect("publish")
+}
+
+/// The number of a message made by [`numbered`].
+pub(crate) fn number(message: &Message) -> usize {
+    number_in(&message.fields)
+}
+
+pub(crate) fn number_in(fields: &Fields) -> usize {
+    let text = fields.get("n").expect("a field n");
+    String::from_utf8(text.to_vec()).unwrap().parse().unwrap()
+}
+
+pub(crate) fn numbers(deliveries: &[Delivery]) -> Vec<usize> {
+    deliveries.iter().map(|delivery| number(&delivery.message)).collect()
+}
+
+/// Fetches until `count` deliveries have come, not one more.
+pub(crate) async fn take(subscription: &Arc<dyn Subscription>, count: usize) -> Vec<Delivery> {
+    let mut taken = Vec::new();
+    bounded("taking deliveries", async {
+        while taken.len() < count {
+            match subscription.fetch(count - taken.len(), BOUND).await.expect("fetch") {
+                Fetched::Deliveries(some) => taken.extend(some),
+                other => panic!("fetch gave {other:?}"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(taken.len(), count, "fetch gave more than asked for");
+    taken
+}
+
+/// Fetches `count` deliveries, acknowledges them and returns their numbers.
+pub(crate) async fn consume(subscription: &Arc<dyn Subscription>, count: usize) -> Vec<usize> {
+    let deliveries = take(subscription, count).await;
+    let numbers = numbers(&deliveries);
+    let answers = subscription.settle(deliveries.into_iter().map(|delivery| (delivery, ack())).collect()).await;
+    assert!(answers.iter().all(|answer| matches!(answer, Settled::Committed)), "{answers:?}");
+    numbers
+}
+
+/// Fetches one delivery.
+pub(crate) async fn take_one(subscription: &Arc<dyn Subscription>) -> Delivery {
+    take(subscription, 1).await.remove(0)
+}
+
+/// Sees that nothing comes for a while.
+pub(crate) async fn take_nothing(subscription: &Arc<dyn Subscription>, wait: Duration) {
+    match bounded("fetch", subscription.fetch(16, wait)).await.expect("fetch") {
+        Fetched::Deliveries(some) => assert!(some.is_empty(), "something came: {:?}", numbers(&some)),
+        other => panic!("fetch gave {other:?}"),
+    }
+}
+
+/// Settles one delivery.
+pub(crate) async fn settle(
+    subscription: &Arc<dyn Subscription>,
+    delivery: Delivery,
+    settlement: Settlement,
+) -> Settled {
+    let mut answers = bounded("settle", subscription.settle(vec![(delivery, settlement)])).await;
+    assert_eq!(answers.len(), 1, "one answer for each settlement");
+    answers.remove(0)
+}
+
+/// Settles one delivery, which must be committed.
+pub(crate) async fn commit(subscription: &Arc<dyn Subscription>, delivery: Delivery, settlement: Settlement) {
+    let answer = settle(subscription, delivery, settlement).await;
+    assert!(matches!(answer, Settled::Committed), "{answer:?}");
+}
+
+pub(crate) fn ack() -> Settlement {
+    Settlement::Ack(Effects::default())
+}
+
+/// A retry that is due in `after`.
+pub(crate) fn retry(attempts: u32, after: Duration) -> Settlement {
+    let due = std::time::SystemTime::now() + after;
+    Settlement::Retry(RetryEntry { attempts, due, code: "retry".into(), reason: "not now".into() })
+}
+
+/// The host dies with what it has in hand: nothing is given back, nothing is closed.
+pub(crate) fn vanish(subscription: Arc<dyn Subscription>, in_hand: Vec<Delivery>) {
+    in_hand.into_iter().for_each(std::mem::forget);
+    std::mem::forget(subscription);
+}
+
+/// Runs `future` while `subscription` renews its leases, as a live host does.
+pub(crate) async fn while_renewing<T>(subscription: &Arc<dyn Subscription>, future: impl Future<Output = T>) -> T {
+    tokio::pin!(future);
+    let mut ticks = tokio::time::interval(SHORT_LEASE / 5);
+    loop {
+        tokio::select! {
+            value = &mut future => return value,
+            _ = ticks.tick() => { subscription.renew().await.expect("renew"); }
+        }
+    }
+}
