@@ -1,0 +1,266 @@
+//! What operators ask: how far a group is, who is in it, what was given up.
+
+use redis::{Pipeline, Value};
+
+use super::super::{DeadLetter, Error, GroupStatus, Requeue};
+use super::errors::Code;
+use super::keys::Keys;
+use super::record::{OURS, PLAIN_FIELDS_MAX, Record, dead_letter};
+use super::{FOREIGN_IDLE, GIVEN_BACK, Shared, errors, millis, parse, position_parts, scripts};
+use crate::event::{Position, Topic, Versioned};
+
+/// Entries counted in one call, where the server cannot tell the lag itself.
+const COUNT_PAGE: u64 = 1_000;
+/// Pages counted at most; beyond, the lag is not known.
+const COUNT_PAGES: usize = 20;
+/// Dead letters moved by one call of the script: bounds how long it holds the server up.
+const REQUEUE: usize = 100;
+
+/// Who is in a group.
+#[derive(Default)]
+pub(super) struct Consumers {
+    /// Alive, ours and others.
+    pub(super) alive: Vec<String>,
+    /// Alive and not ours.
+    pub(super) foreign: Vec<String>,
+}
+
+/// What `XINFO GROUPS` says of one group.
+struct Info {
+    pending: u64,
+    delivered: String,
+    lag: Option<u64>,
+}
+
+// === impl Shared ===
+
+impl Shared {
+    pub(super) async fn status(&self, topic: &Topic, group: &str) -> Result<GroupStatus, Error> {
+        let keys = self.keys(topic, group);
+        if let Some(wrong) = self.wrong_type(&[&keys.stream]).await? {
+            return Err(wrong);
+        }
+        let mut commands = Pipeline::new();
+        commands.cmd("ZCARD").arg(&keys.due).cmd("XLEN").arg(&keys.dead).cmd("GET").arg(&keys.lost);
+        let mut counts = Vec::with_capacity(3);
+        for answer in self.link.send(commands).await? {
+            counts.push(parse::count(&answer.map_err(|error| errors::answered(self.link.target(), &error))?));
+        }
+        let [retrying, dead_letters, lost] =
+            <[u64; 3]>::try_from(counts).map_err(|_| errors::unexpected("a pipeline"))?;
+        let stores = GroupStatus { retrying, dead_letters, lost, ..GroupStatus::default() };
+        let Some(info) = self.info(&keys, group).await? else { return Ok(stores) };
+        let lag = match info.lag {
+            Some(lag) => Some(lag),
+            None => self.count_after(&keys, &info.delivered).await?,
+        };
+        let consumers = self.consumers(&keys, group).await?.alive;
+        Ok(GroupStatus { exists: true, lag, pending: info.pending, consumers, ..stores })
+    }
+
+    async fn info(&self, keys: &Keys, group: &str) -> Result<Option<Info>, Error> {
+        for found in self.xinfo("GROUPS", keys, None).await? {
+            let pairs = parse::array(found, "XINFO GROUPS")?;
+            if parse::named(&pairs, "name").cloned().and_then(parse::text).as_deref() == Some(group) {
+                let delivered = parse::named(&pairs, "last-delivered-id").cloned().and_then(parse::text);
+                return Ok(Some(Info {
+                    pending: parse::named(&pairs, "pending").map_or(0, parse::count),
+                    delivered: delivered.ok_or_else(|| errors::unexpected("XINFO GROUPS"))?,
+                    lag: parse::named(&pairs, "lag").and_then(parse::int).and_then(|lag| u64::try_from(lag).ok()),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Counts what lies after a position, if that is not too much.
+    async fn count_after(&self, keys: &Keys, delivered: &str) -> Result<Option<u64>, Error> {
+        let mut from = format!("({delivered}");
+        let mut counted = 0;
+        for _ in 0..COUNT_PAGES {
+            let mut count = scripts::COUNT.call(&[&keys.stream]);
+            count.arg(&from).arg(COUNT_PAGE);
+            let page = parse::array(self.link.value(count).await?, "a count")?;
+            let found = page.first().map_or(0, parse::count);
+            counted += found;
+            match page.get(1).cloned().and_then(parse::text) {
+                Some(last) if found == COUNT_PAGE => from = format!("({last}"),
+                _ => return Ok(Some(counted)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Who is in the group, by its own list and by ours.
+    pub(super) async fn consumers(&self, keys: &Keys, group: &str) -> Result<Consumers, Error> {
+        let mut commands = Pipeline::new();
+        commands.cmd("TIME").cmd("ZRANGE").arg(&keys.hosts).arg(0).arg(-1).arg("WITHSCORES");
+        let mut answers = Vec::with_capacity(2);
+        for answer in self.link.send(commands).await? {
+            answers.push(answer.map_err(|error| errors::answered(self.link.target(), &error))?);
+        }
+        let [time, hosts] = <[Value; 2]>::try_from(answers).map_err(|_| errors::unexpected("a pipeline"))?;
+        let now = parse::array(time, "TIME")?.first().map_or(0, parse::count) * 1_000;
+        let hosts = parse::texts(hosts, "ZRANGE")?;
+        // Each with the time until which its last sign of life counts.
+        let ours: Vec<(&str, u64)> = hosts
+            .chunks_exact(2)
+            .map(|pair| (pair[0].as_str(), pair[1].parse::<f64>().map_or(0, |score| score.max(0.0) as u64)))
+            .collect();
+        let mut consumers = Consumers::default();
+        for found in self.xinfo("CONSUMERS", keys, Some(group)).await? {
+            let pairs = parse::array(found, "XINFO CONSUMERS")?;
+            let Some(name) = parse::named(&pairs, "name").cloned().and_then(parse::text) else {
+                return Err(errors::unexpected("XINFO CONSUMERS"));
+            };
+            if name == GIVEN_BACK {
+                continue;
+            }
+            let idle = parse::named(&pairs, "idle").map_or(0, parse::count);
+            match ours.iter().find(|(own, _)| *own == name) {
+                Some((_, until)) if *until >= now => consumers.alive.push(name),
+                Some(_) => {}
+                None if idle < millis(FOREIGN_IDLE) => {
+                    consumers.alive.push(name.clone());
+                    consumers.foreign.push(name);
+                }
+                None => {}
+            }
+        }
+        Ok(consumers)
+    }
+
+    /// `XINFO` on a stream; what is not there has nothing.
+    async fn xinfo(&self, what: &str, keys: &Keys, group: Option<&str>) -> Result<Vec<Value>, Error> {
+        let mut info = redis::cmd("XINFO");
+        info.arg(what).arg(&keys.stream);
+        if let Some(group) = group {
+            info.arg(group);
+        }
+        match self.link.one(info).await? {
+            Ok(found) => parse::array(found, "XINFO"),
+            Err(error) if errors::code(&error) == Code::NoGroup || errors::words(&error).contains("no such key") => {
+                Ok(Vec::new())
+            }
+            Err(error) => Err(errors::answered(self.link.target(), &error)),
+        }
+    }
+
+    pub(super) async fn dead_letters(
+        &self,
+        topic: &Topic,
+        group: &str,
+        after: Option<&Position>,
+        count: usize,
+    ) -> Result<Vec<DeadLetter>, Error> {
+        let keys = self.keys(topic, group);
+        let from = match after {
+            Some(after) => format!("({}", known(after)?),
+            None => "-".to_owned(),
+        };
+        let mut range = redis::cmd("XRANGE");
+        range.arg(&keys.dead).arg(from).arg("+").arg("COUNT").arg(count);
+        let found = match self.link.one(range).await? {
+            Ok(found) => found,
+            Err(error) if errors::code(&error) == Code::WrongType => {
+                let wrong = self.wrong_type(&[&keys.dead]).await?;
+                return Err(wrong.unwrap_or_else(|| errors::answered(self.link.target(), &error)));
+            }
+            Err(error) => return Err(errors::answered(self.link.target(), &error)),
+        };
+        let entries = parse::entries(found)?.into_iter();
+        entries.map(|(id, pairs)| dead_letter(topic, id, &parse::fields(&pairs)?)).collect()
+    }
+
+    /// The dead letters of these ids that are there.
+    async fn letters(&self, topic: &Topic, keys: &Keys, ids: &[Position]) -> Result<Vec<DeadLetter>, Error> {
+        let mut commands = Pipeline::with_capacity(ids.len());
+        for id in ids {
+            let id = known(id)?;
+            commands.cmd("XRANGE").arg(&keys.dead).arg(id).arg(id);
+        }
+        let mut letters = Vec::with_capacity(ids.len());
+        for answer in self.link.send(commands).await? {
+            let found = answer.map_err(|error| errors::answered(self.link.target(), &error))?;
+            for (id, pairs) in parse::entries(found)? {
+                letters.push(dead_letter(topic, id, &parse::fields(&pairs)?)?);
+            }
+        }
+        Ok(letters)
+    }
+
+    pub(super) async fn requeue(
+        &self,
+        topic: &Topic,
+        group: &str,
+        ids: &[Position],
+        to: Requeue,
+    ) -> Result<u64, Error> {
+        let keys = self.keys(topic, group);
+        let mut moved = 0;
+        for ids in ids.chunks(REQUEUE) {
+            let letters = self.letters(topic, &keys, ids).await?;
+            let named = [&*keys.dead, &keys.stream, &keys.retry, &keys.due, &keys.attempts];
+            let mut requeue = scripts::REQUEUE.call(&named);
+            requeue.arg(if to == Requeue::Topic { "topic" } else { "handler" }).arg(OURS);
+            for letter in letters {
+                if to == Requeue::Topic {
+                    if letter.fields.len() > PLAIN_FIELDS_MAX {
+                        return Err(Error::Settings(format!(
+                            "dead letter {} has {} fields, more than a script can publish: requeue it to its handler",
+                            letter.id,
+                            letter.fields.len()
+                        )));
+                    }
+                    requeue.arg(letter.id.as_str()).arg(letter.first.as_str());
+                } else {
+                    let record = Record {
+                        attempts: 0,
+                        code: letter.cause.code,
+                        reason: letter.cause.reason,
+                        first: letter.first,
+                        fields: letter.fields,
+                    };
+                    requeue.arg(letter.id.as_str()).arg(record.pack()).arg(letter.position.as_str());
+                }
+            }
+            let answer = self.link.value(requeue).await?;
+            match &answer {
+                Value::Array(words) if words.first().cloned().and_then(parse::text).as_deref() == Some("done") => {
+                    moved += words.get(1).map_or(0, parse::count);
+                }
+                _ => return Err(super::misused(answer).unwrap_or_else(|| errors::unexpected("requeue"))),
+            }
+        }
+        Ok(moved)
+    }
+
+    pub(super) async fn purge(&self, topic: &Topic, group: &str, ids: &[Position]) -> Result<u64, Error> {
+        let keys = self.keys(topic, group);
+        let mut purged = 0;
+        for ids in ids.chunks(REQUEUE) {
+            let mut delete = redis::cmd("XDEL");
+            delete.arg(&keys.dead);
+            for id in ids {
+                delete.arg(known(id)?);
+            }
+            purged += parse::count(&self.link.value(delete).await?);
+        }
+        Ok(purged)
+    }
+}
+
+/// A value as a key space keeps it: version, colon, bytes.
+pub(super) fn versioned(stored: Vec<u8>) -> Option<Versioned> {
+    let colon = stored.iter().position(|byte| *byte == b':')?;
+    let version = std::str::from_utf8(&stored[..colon]).ok()?.parse().ok()?;
+    Some(Versioned { value: Some(bytes::Bytes::from(stored).slice(colon + 1..)), version })
+}
+
+/// An id, if it can be one: anything else Redis would refuse in words of its own.
+fn known(id: &Position) -> Result<&str, Error> {
+    match position_parts(id.as_str()) {
+        Some(_) => Ok(id.as_str()),
+        None => Err(Error::Settings(format!("{id} is no id of a dead letter: take one that `dlq list` shows"))),
+    }
+}

@@ -1,0 +1,124 @@
+//! What the server or the connection says, in the bus's words.
+
+use redis::{ErrorKind, RedisError, ServerError};
+
+use super::super::Error;
+use super::url::Target;
+
+/// Codes of a server that is there and cannot serve now. `MISCONF` is a disk that Redis cannot save to.
+const UNAVAILABLE: &[&str] =
+    &["LOADING", "OOM", "BUSY", "READONLY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN", "MISCONF"];
+/// Codes about who is asking.
+const CREDENTIALS: &[&str] = &["NOAUTH", "WRONGPASS", "NOPERM"];
+
+/// The codes that callers act on themselves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    /// The group or its stream is gone.
+    NoGroup,
+    /// The script is not loaded.
+    NoScript,
+    /// A key holds something else.
+    WrongType,
+    /// The group exists already.
+    BusyGroup,
+    /// Anything else.
+    Other,
+}
+
+/// Which of the codes that callers act on an error has.
+pub(super) fn code(error: &ServerError) -> Code {
+    match error.code() {
+        "NOGROUP" => Code::NoGroup,
+        "NOSCRIPT" => Code::NoScript,
+        "WRONGTYPE" => Code::WrongType,
+        "BUSYGROUP" => Code::BusyGroup,
+        _ if wraps(error, "NOGROUP") => Code::NoGroup,
+        _ if wraps(error, "WRONGTYPE") => Code::WrongType,
+        _ => Code::Other,
+    }
+}
+
+/// What the server answered to a command.
+pub(super) fn answered(target: &Target, error: &ServerError) -> Error {
+    let has = |codes: &[&str]| codes.iter().any(|code| error.code() == *code || wraps(error, code));
+    let url = target.shown.clone();
+    let reason = hide(target, words(error));
+    if has(UNAVAILABLE) {
+        let advice = match error.code() {
+            "OOM" => "; it retries, meanwhile free memory or raise maxmemory",
+            "READONLY" => "; it retries, check that bus.url names the primary",
+            "NOREPLICAS" => "; it retries, check min-replicas-to-write",
+            _ => "",
+        };
+        Error::Unavailable { url, reason: format!("{reason}{advice}") }
+    } else if has(CREDENTIALS) || is_refused_login(error) {
+        Error::Credentials { url, reason }
+    } else {
+        Error::Unexpected(format!("bus at {url} answers: {reason}"))
+    }
+}
+
+/// What the connection, or the library before it, ran into.
+pub(super) fn failed(target: &Target, error: RedisError) -> Error {
+    let url = target.shown.clone();
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => {
+            Error::Credentials { url, reason: hide(target, error.detail().unwrap_or("they are refused").to_owned()) }
+        }
+        ErrorKind::Server(_) | ErrorKind::Extension => match error.clone().into_server_errors() {
+            Some(errors) if !errors.is_empty() => answered(target, &errors[0].1),
+            _ => Error::Unexpected(format!("bus at {url} answers: {}", hide(target, error.to_string()))),
+        },
+        ErrorKind::InvalidClientConfig | ErrorKind::Client => {
+            Error::Settings(format!("bus.url {url} cannot be used: {}", hide(target, error.to_string())))
+        }
+        _ => Error::Unreachable { url, reason: hide(target, error.to_string()) },
+    }
+}
+
+/// The server does not answer in time.
+pub(super) fn silent(target: &Target) -> Error {
+    Error::Unreachable {
+        url: target.shown.clone(),
+        reason: format!("no answer within {:?} (socket_timeout in bus.url)", target.socket_timeout),
+    }
+}
+
+/// The server answered with something that no version of it does.
+pub(super) fn unexpected(what: &str) -> Error {
+    Error::Unexpected(format!("the bus answered {what} in a form that is not understood"))
+}
+
+/// The server's words in one line.
+pub(super) fn words(error: &ServerError) -> String {
+    match error.details() {
+        Some(details) => format!("{} {details}", error.code()),
+        None => error.code().to_owned(),
+    }
+}
+
+/// Before 7.0 an error inside a script is wrapped in one of the script's, with the code after a dash.
+fn wraps(error: &ServerError, code: &str) -> bool {
+    error.details().is_some_and(|details| {
+        details
+            .match_indices(code)
+            .any(|(at, _)| details[..at].ends_with('-') && details[at + code.len()..].starts_with([' ', '.', ':']))
+    })
+}
+
+/// Old servers refuse a password without a code of its own.
+fn is_refused_login(error: &ServerError) -> bool {
+    error.details().is_some_and(|details| {
+        details.contains("invalid password")
+            || details.contains("invalid username-password")
+            || details.contains("without any password configured")
+    })
+}
+
+fn hide(target: &Target, text: String) -> String {
+    match &target.secret {
+        Some(secret) => text.replace(secret.as_str(), "***"),
+        None => text,
+    }
+}

@@ -1,0 +1,362 @@
+//! Fetching: what is due, what was dropped or left behind, what is new. In that order.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, Value};
+use tokio::time::Instant;
+
+use super::super::{Delivery, Error, Fetched, Origin};
+use super::link::Answer;
+use super::member::{Member, millis};
+use super::{errors, parse};
+
+/// How long one read blocks, and so how late a retry that another host has put in the store can be noticed.
+pub(super) const TICK: Duration = Duration::from_secs(1);
+/// How long a read blocks that covers only some of the topics, because fewer deliveries are wanted than there are
+/// topics: the others must not wait for long.
+const PART_TICK: Duration = Duration::from_millis(20);
+/// A wait of none still gives the server time to answer.
+const LEAST_WAIT: Duration = Duration::from_millis(5);
+
+type Flight = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+
+/// What the one caller of `fetch` keeps between calls.
+pub(super) struct Reading {
+    /// The link's epoch when this consumer last renewed what it has.
+    pub(super) epoch: u64,
+    /// The bus was lost since.
+    pub(super) outage: bool,
+    /// After an outage nobody claims for one lease: the others may not have had time to renew.
+    pub(super) claim_from: Instant,
+    pub(super) next_claim: Instant,
+    /// Where claiming goes on, by topic.
+    pub(super) cursors: Vec<String>,
+    pub(super) next_take: Instant,
+    pub(super) next_sweep: Instant,
+    /// When to look for what is pending under this name and not in hand.
+    pub(super) adopt_at: Instant,
+    /// Until then a read that broke may still take entries on the server.
+    pub(super) suspect_until: Instant,
+    /// Exclusive groups: whether it is this consumer's turn.
+    pub(super) active: bool,
+    rotation: usize,
+    connection: Option<Blocking>,
+    /// A read under way. It outlives the call that started it, so that a caller who gives up loses nothing.
+    flight: Option<Flight>,
+}
+
+/// The connection for reads that block.
+#[derive(Clone)]
+struct Blocking {
+    connection: MultiplexedConnection,
+    id: i64,
+}
+
+// === impl Reading ===
+
+impl Reading {
+    pub(super) fn new(epoch: u64, topics: usize, lease: Duration) -> Self {
+        let now = Instant::now();
+        Self {
+            epoch,
+            outage: false,
+            claim_from: now,
+            next_claim: now,
+            cursors: vec!["-".to_owned(); topics],
+            next_take: now,
+            next_sweep: now + lease,
+            adopt_at: now + lease,
+            suspect_until: now,
+            active: false,
+            rotation: 0,
+            connection: None,
+            flight: None,
+        }
+    }
+
+    pub(super) fn is_reading(&self) -> bool {
+        self.flight.is_some()
+    }
+
+    /// What was read may not have arrived: look for it, now and once the server has surely noticed.
+    pub(super) fn suspect(&mut self) {
+        let now = Instant::now();
+        self.adopt_at = now;
+        self.suspect_until = now + TICK + TICK / 2;
+    }
+}
+
+// === impl Member ===
+
+impl Member {
+    pub(super) async fn fetch_some(&self, max: usize, wait: Duration) -> Result<Fetched, Error> {
+        let deadline = Instant::now() + wait.max(LEAST_WAIT);
+        let mut reading = self.reading.lock().await;
+        let found = self.look(&mut reading, max, deadline).await;
+        if found.as_ref().is_err_and(Error::is_transient) {
+            reading.outage = true;
+        }
+        found
+    }
+
+    async fn look(&self, reading: &mut Reading, max: usize, deadline: Instant) -> Result<Fetched, Error> {
+        loop {
+            if self.closed.load(Ordering::Acquire) {
+                return Ok(Fetched::Deliveries(Vec::new()));
+            }
+            self.recover(reading).await?;
+            if self.group.exclusive && !reading.active {
+                return self.await_turn(reading, deadline).await;
+            }
+            self.housekeep(reading, max).await?;
+            let ready = self.hand_out(max);
+            if !ready.is_empty() || Instant::now() >= deadline {
+                return Ok(Fetched::Deliveries(ready));
+            }
+            if max == 0 {
+                self.pause(deadline).await;
+            } else if self.group.exclusive {
+                if !self.read_in_turn(reading, max, deadline).await? {
+                    self.end_turn(reading);
+                    return Ok(Fetched::StandBy);
+                }
+            } else {
+                self.read_new(reading, max, deadline).await?;
+            }
+        }
+    }
+
+    /// After an outage, and after the group has gone: renew first, then make the group again.
+    async fn recover(&self, reading: &mut Reading) -> Result<(), Error> {
+        if reading.outage || reading.epoch != self.shared.link.epoch() {
+            reading.suspect();
+            let lost = self.renew_all().await?;
+            self.note_lost(lost);
+            reading.claim_from = Instant::now() + self.group.lease;
+            reading.epoch = self.shared.link.epoch();
+            reading.outage = false;
+        }
+        if self.gone.load(Ordering::Acquire) {
+            self.regroup().await?;
+            self.gone.store(false, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn hand_out(&self, max: usize) -> Vec<Delivery> {
+        let mut backlog = self.backlog();
+        backlog.dropped.extend(self.hand.take_dropped().into_iter().map(|mut held| {
+            held.origin = Origin::Dropped;
+            held
+        }));
+        let mut ready = Vec::with_capacity(max.min(backlog.len()));
+        while ready.len() < max {
+            match backlog.pop() {
+                Some(held) => ready.push(self.deliver(held)),
+                None => break,
+            }
+        }
+        ready
+    }
+
+    /// The latest moment at which something other than a new message has to be looked at.
+    fn look_again(&self, reading: &Reading, deadline: Instant) -> Instant {
+        let due = self.next_due().unwrap_or(deadline);
+        deadline.min(due).min(reading.next_take)
+    }
+
+    async fn pause(&self, until: Instant) {
+        tokio::select! {
+            () = tokio::time::sleep_until(until) => {}
+            () = self.closing.notified() => {}
+        }
+    }
+
+    async fn read_new(&self, reading: &mut Reading, max: usize, deadline: Instant) -> Result<(), Error> {
+        if reading.flight.is_none() {
+            // Of more topics than deliveries are wanted, only so many are read, and others the next time.
+            let some = self.topics.len().min(max);
+            let block = if some < self.topics.len() { PART_TICK } else { TICK };
+            let mut read = redis::cmd("XREADGROUP");
+            read.arg("GROUP").arg(&self.group.name).arg(&self.consumer);
+            read.arg("COUNT").arg(max / some).arg("BLOCK").arg(millis(block)).arg("STREAMS");
+            for index in self.next_topics(reading, some) {
+                read.arg(&self.topics[index].stream);
+            }
+            for _ in 0..some {
+                read.arg(">");
+            }
+            self.take_off(reading, read, block).await?;
+        }
+        match self.land(reading, deadline).await {
+            None => Ok(()),
+            Some(Ok(Ok(found))) => self.take_new(found),
+            Some(Ok(Err(error))) if errors::code(&error) == errors::Code::NoGroup => {
+                self.gone.store(true, Ordering::Release);
+                Ok(())
+            }
+            Some(Ok(Err(error))) => {
+                reading.connection = None;
+                Err(self.refused(&error).await)
+            }
+            Some(Err(error)) => {
+                reading.connection = None;
+                reading.suspect();
+                Err(error)
+            }
+        }
+    }
+
+    /// Exclusive groups: reads by a script that checks the turn, and waits by a read that takes nothing. Returns
+    /// false if it is no longer this consumer's turn.
+    async fn read_in_turn(&self, reading: &mut Reading, max: usize, deadline: Instant) -> Result<bool, Error> {
+        let some = self.topics.len().min(max);
+        let topics = self.next_topics(reading, some);
+        // Should the caller give up while the script runs, what it read is found before anything newer.
+        let adopt_at = std::mem::replace(&mut reading.adopt_at, Instant::now());
+        let found = self.read_once(&topics, max / some).await;
+        reading.adopt_at = adopt_at;
+        let last = match found.inspect_err(|_| reading.suspect())? {
+            InTurn::Read(found) => {
+                self.take_new(found)?;
+                return Ok(true);
+            }
+            InTurn::StandBy => return Ok(false),
+            InTurn::Gone => {
+                self.gone.store(true, Ordering::Release);
+                return Ok(true);
+            }
+            InTurn::Empty(last) => last,
+        };
+        if reading.flight.is_none() {
+            let block = if some < self.topics.len() { PART_TICK } else { TICK };
+            let mut wake = redis::cmd("XREAD");
+            wake.arg("COUNT").arg(1).arg("BLOCK").arg(millis(block)).arg("STREAMS");
+            for index in &topics {
+                wake.arg(&self.topics[*index].stream);
+            }
+            wake.arg(last);
+            self.take_off(reading, wake, block).await?;
+        }
+        match self.land(reading, deadline).await {
+            None | Some(Ok(Ok(_))) => Ok(true),
+            Some(Ok(Err(error))) => {
+                reading.connection = None;
+                Err(self.refused(&error).await)
+            }
+            Some(Err(error)) => {
+                reading.connection = None;
+                Err(error)
+            }
+        }
+    }
+
+    fn next_topics(&self, reading: &mut Reading, some: usize) -> Vec<usize> {
+        let topics = (0..some).map(|n| (reading.rotation + n) % self.topics.len()).collect();
+        reading.rotation = (reading.rotation + some) % self.topics.len();
+        topics
+    }
+
+    /// Starts a read that blocks.
+    async fn take_off(&self, reading: &mut Reading, read: Cmd, block: Duration) -> Result<(), Error> {
+        let mut blocking = match &reading.connection {
+            Some(blocking) => blocking.clone(),
+            None => {
+                let blocking = self.connect().await?;
+                reading.connection.insert(blocking).clone()
+            }
+        };
+        let shared = Arc::clone(&self.shared);
+        reading.flight =
+            Some(Box::pin(async move { shared.link.send_blocking(&mut blocking.connection, &read, block).await }));
+        Ok(())
+    }
+
+    /// Waits for the read under way, or until there is something else to do.
+    async fn land(&self, reading: &mut Reading, deadline: Instant) -> Option<Result<Answer, Error>> {
+        let until = self.look_again(reading, deadline);
+        let flight = reading.flight.as_mut()?;
+        let landed = tokio::select! {
+            biased;
+            answer = flight => Some(answer),
+            () = self.hand.returned() => None,
+            () = self.closing.notified() => None,
+            () = tokio::time::sleep_until(until) => None,
+        };
+        if landed.is_some() {
+            reading.flight = None;
+        }
+        landed
+    }
+
+    async fn connect(&self) -> Result<Blocking, Error> {
+        let mut connection = self.shared.link.connect().await?;
+        let mut id = redis::cmd("CLIENT");
+        id.arg("ID");
+        // Only serves to end a blocked read at closing; without the right to ask, closing takes a moment longer.
+        let answer = self.shared.link.send_blocking(&mut connection, &id, Duration::ZERO).await?;
+        let id = answer.ok().as_ref().and_then(parse::int).unwrap_or(0);
+        Ok(Blocking { connection, id })
+    }
+
+    /// Ends a read under way, so that nothing is taken after this consumer has left.
+    pub(super) async fn stop_reading(&self) {
+        let mut reading = self.reading.lock().await;
+        if let (Some(blocking), Some(flight)) = (reading.connection.clone(), reading.flight.take()) {
+            let mut unblock = redis::cmd("CLIENT");
+            unblock.arg("UNBLOCK").arg(blocking.id);
+            let (_, landed) = tokio::join!(self.shared.link.one(unblock), flight);
+            if let (Ok(Ok(found)), false) = (landed, self.group.exclusive) {
+                let _ = self.take_new(found);
+            }
+        }
+        reading.connection = None;
+    }
+
+    /// Puts what was read in line to be handed out.
+    fn take_new(&self, found: Value) -> Result<(), Error> {
+        let mut new = Vec::new();
+        for (stream, entries) in parse::streams(found)? {
+            let Some(topic) = self.topics.iter().position(|keys| keys.stream == stream) else {
+                return Err(errors::unexpected("a read"));
+            };
+            new.reserve(entries.len());
+            for (id, fields) in entries {
+                let message = parse::message(&self.topics[topic].topic, id, &fields)?;
+                new.push(self.held(topic, message, Origin::New));
+            }
+        }
+        if self.remade.load(Ordering::Acquire) {
+            self.void_older(&new);
+        }
+        self.backlog().new.extend(new);
+        Ok(())
+    }
+
+    /// The server refuses to read: by the key's type, if that is why.
+    async fn refused(&self, error: &redis::ServerError) -> Error {
+        if errors::code(error) == errors::Code::WrongType {
+            let streams: Vec<&str> = self.topics.iter().map(|keys| keys.stream.as_str()).collect();
+            if let Ok(Some(wrong)) = self.shared.wrong_type(&streams).await {
+                return wrong;
+            }
+        }
+        errors::answered(self.shared.link.target(), error)
+    }
+}
+
+/// What a read by script found.
+pub(super) enum InTurn {
+    /// Entries.
+    Read(Value),
+    /// Nothing; the last id of each stream.
+    Empty(Vec<String>),
+    /// It is another's turn.
+    StandBy,
+    /// The group is gone.
+    Gone,
+}

@@ -1,0 +1,182 @@
+//! Renewing: leases, signs of life, the mark, and the rescue of what was trimmed while in hand.
+
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+
+use redis::{Pipeline, Value};
+
+use super::super::{DeliveryId, Error};
+use super::member::{Held, Member, millis};
+use super::settle::record;
+use super::{before, errors, parse, position_parts, scripts};
+
+/// Ids in one call of the script: bounds how long it holds the server up, and fits the Lua stack several times.
+const CHUNK: usize = 500;
+
+type Named = (Option<DeliveryId>, Held);
+
+// === impl Member ===
+
+impl Member {
+    pub(super) async fn renew_all(&self) -> Result<Vec<DeliveryId>, Error> {
+        let everything = self.everything();
+        let mut commands = Pipeline::new();
+        let mut asked: Vec<(usize, Vec<&Named>)> = Vec::new();
+        for (topic, all) in everything.iter().enumerate() {
+            // One call at least: it is the sign of life too.
+            let mut rest: &[Named] = all;
+            loop {
+                let (chunk, tail) = rest.split_at(rest.len().min(CHUNK));
+                commands.add_command(self.renewal(topic, chunk));
+                asked.push((topic, chunk.iter().collect()));
+                rest = tail;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+        }
+        let answers = self.shared.link.send(commands).await?;
+        let mut lost = Vec::new();
+        let mut trimmed: Vec<&Named> = Vec::new();
+        for ((topic, chunk), answer) in asked.into_iter().zip(answers) {
+            let answer = answer.map_err(|error| errors::answered(self.shared.link.target(), &error))?;
+            let Ok([gone, cut, delivered]) = <[Value; 3]>::try_from(parse::array(answer, "renew")?) else {
+                return Err(errors::unexpected("renew"));
+            };
+            let (gone, cut) = (parse::texts(gone, "renew")?, parse::texts(cut, "renew")?);
+            self.watch(topic, parse::text(delivered).unwrap_or_default());
+            for named in chunk {
+                let position = named.1.message.position.as_str();
+                if cut.iter().any(|id| id == position) && !named.1.stored {
+                    trimmed.push(named);
+                } else if gone.iter().any(|id| id == position) {
+                    lost.push(named);
+                }
+            }
+        }
+        lost.extend(self.rescue(trimmed).await?);
+        let mut told = self.forget(&lost);
+        told.append(&mut self.lost.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok(told)
+    }
+
+    /// Keeps for the next caller of `renew` what a renewal of our own found lost.
+    pub(super) fn note_lost(&self, lost: Vec<DeliveryId>) {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
+    }
+
+    fn renewal(&self, topic: usize, chunk: &[Named]) -> redis::Cmd {
+        let keys = &self.topics[topic];
+        let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, self.reader()];
+        let mut renew = scripts::RENEW.call(&named);
+        let pending = chunk.iter().filter(|(_, held)| !held.stored);
+        let stored = chunk.iter().filter(|(_, held)| held.stored);
+        renew.arg(&self.group.name).arg(&self.consumer).arg(millis(self.group.lease)).arg(self.exclusive());
+        renew.arg(pending.clone().count()).arg(stored.clone().count()).arg(self.life());
+        for (_, held) in pending {
+            renew.arg(held.message.position.as_str());
+        }
+        for (_, held) in stored {
+            renew.arg(held.message.position.as_str()).arg(self.token(held.token));
+        }
+        renew
+    }
+
+    /// Moves what was trimmed to the retry store, still in the same hand. Returns what was lost on the way.
+    async fn rescue<'a>(&self, trimmed: Vec<&'a Named>) -> Result<Vec<&'a Named>, Error> {
+        let mut commands = Pipeline::new();
+        for (_, held) in &trimmed {
+            let record = record(&held.message, held.attempts, "", "trimmed from its topic while in hand");
+            let mut rescue = self.held_call(&scripts::RESCUE, held, &[]);
+            rescue.arg(millis(self.group.lease)).arg(record.pack());
+            commands.add_command(rescue);
+        }
+        let mut lost = Vec::new();
+        for (named, answer) in trimmed.into_iter().zip(self.shared.link.send(commands).await?) {
+            let answer = answer.map_err(|error| errors::answered(self.shared.link.target(), &error))?;
+            match &answer {
+                Value::Array(words) => match words.first().cloned().and_then(parse::text).as_deref() {
+                    Some("done") => self.mark_stored(&named.1),
+                    Some("lost") => lost.push(named),
+                    _ => return Err(self.misused(answer)),
+                },
+                _ => return Err(errors::unexpected("rescue")),
+            }
+        }
+        Ok(lost)
+    }
+
+    fn mark_stored(&self, rescued: &Held) {
+        let is = |held: &&mut Held| {
+            held.topic == rescued.topic
+                && held.token == rescued.token
+                && held.message.position == rescued.message.position
+        };
+        self.hand.with(|hand| hand.values_mut().filter(is).for_each(|held| held.stored = true));
+        self.backlog().iter_mut().filter(is).for_each(|held| held.stored = true);
+    }
+
+    /// Takes what is lost out of hand, unless it has been settled, moved or handed out anew meanwhile.
+    fn forget(&self, lost: &[&Named]) -> Vec<DeliveryId> {
+        let mut told = Vec::new();
+        for (id, asked) in lost {
+            if let Some(id) = id {
+                self.hand.with(|hand| {
+                    if hand.get(id).is_some_and(|held| !held.settling && held.stored == asked.stored) {
+                        hand.remove(id);
+                        told.push(*id);
+                    }
+                });
+            }
+            self.backlog().retain(|held| {
+                held.token != asked.token
+                    || held.message.position != asked.message.position
+                    || held.topic != asked.topic
+            });
+        }
+        told
+    }
+
+    /// Notices a group that is gone, and a position that somebody else moved back or forth.
+    fn watch(&self, topic: usize, delivered: String) {
+        if delivered.is_empty() {
+            self.gone.store(true, Ordering::Release);
+            return;
+        }
+        let mut all = self.delivered.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = &all[topic];
+        if !before.is_empty() && position_parts(&delivered) < position_parts(before) {
+            tracing::warn!(
+                topic = %self.topics[topic].topic,
+                group = %self.group.name,
+                from = %before,
+                to = %delivered,
+                "somebody moved the group's position back: messages will be handled again"
+            );
+        }
+        all[topic] = delivered;
+    }
+
+    /// Makes the group again where it is missing, just before the oldest message it had not settled.
+    pub(super) async fn regroup(&self) -> Result<(), Error> {
+        for (topic, keys) in self.topics.iter().enumerate() {
+            let start = self.shared.marked(keys).await?.unwrap_or_else(|| "0".to_owned());
+            if self.shared.join(keys, &self.group.name, &self.consumer, &start, self.life()).await? {
+                self.remade.store(true, Ordering::Release);
+                self.delivered.lock().unwrap_or_else(PoisonError::into_inner)[topic].clear();
+                tracing::warn!(
+                    topic = %keys.topic,
+                    group = %self.group.name,
+                    start,
+                    "the group was gone and is made again; messages may be handled again"
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The start that a mark stands for.
+pub(super) fn start_of(mark: &str) -> Option<String> {
+    if let Some(pending) = mark.strip_prefix('p') { before(pending) } else { mark.strip_prefix('d').map(str::to_owned) }
+}

@@ -1,0 +1,350 @@
+//! Settling: plain acknowledgements in bulk, everything else by a script each, all in one write.
+
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime};
+
+use redis::{Cmd, Pipeline, Value};
+use tokio::time::Instant;
+
+use super::super::{Delivery, DeliveryId, Error, Settled};
+use super::link::Answer;
+use super::member::{Held, Member, millis};
+use super::record::{PLAIN_FIELDS_MAX, Record, dead_fields};
+use super::scripts::{self, Stored};
+use super::{errors, keys, parse};
+use crate::event::{Effects, Fields, Message, RetryEntry, Settlement};
+
+/// Ids in one command. Keeps one command's work on the server well under a millisecond.
+const ACKS: usize = 1_000;
+
+/// One delivery of a batch.
+struct Part {
+    delivery: Option<Delivery>,
+    settlement: Option<Settlement>,
+    held: Held,
+    answer: Option<Settled>,
+}
+
+/// Marks deliveries as being settled, until it is dropped: also when the caller gives the whole settlement up.
+struct Settling<'a> {
+    member: &'a Member,
+    ids: Vec<DeliveryId>,
+}
+
+// === impl Member ===
+
+impl Member {
+    pub(super) async fn settle_all(&self, batch: Vec<(Delivery, Settlement)>) -> Vec<Settled> {
+        let settling = Settling::of(self, batch.iter().map(|(delivery, _)| delivery.id()).collect());
+        // A receipt is never dropped under the table's lock: its drop takes the same lock.
+        let held: Vec<Option<Held>> =
+            self.hand.with(|hand| batch.iter().map(|(delivery, _)| hand.get(&delivery.id()).cloned()).collect());
+        let mut answers: Vec<Option<Settled>> = Vec::with_capacity(batch.len());
+        let mut parts: Vec<(usize, Part)> = Vec::with_capacity(batch.len());
+        for (index, ((delivery, settlement), held)) in batch.into_iter().zip(held).enumerate() {
+            answers.push(held.is_none().then_some(Settled::Lost));
+            if let Some(held) = held {
+                let (delivery, settlement) = (Some(delivery), Some(settlement));
+                parts.push((index, Part { delivery, settlement, held, answer: None }));
+            }
+        }
+        let mut all: Vec<&mut Part> = parts.iter_mut().map(|(_, part)| part).collect();
+        self.send_parts(&mut all).await;
+        // What is over leaves the table before its receipt is dropped, so that nobody takes the drop for a return.
+        self.hand.with(|hand| {
+            for (_, part) in &parts {
+                if let (Some(delivery), Some(Settled::Committed | Settled::Lost)) = (&part.delivery, &part.answer) {
+                    hand.remove(&delivery.id());
+                }
+            }
+        });
+        drop(settling);
+        for (index, part) in parts {
+            answers[index] = part.answer;
+        }
+        answers.into_iter().map(|answer| answer.unwrap_or(Settled::Lost)).collect()
+    }
+
+    async fn send_parts(&self, parts: &mut [&mut Part]) {
+        let mut commands = Pipeline::with_capacity(parts.len());
+        let mut plain: HashMap<usize, Vec<usize>> = HashMap::new();
+        let mut scripted = Vec::new();
+        for (index, part) in parts.iter_mut().enumerate() {
+            if part.is_plain() {
+                plain.entry(part.held.topic).or_default().push(index);
+                continue;
+            }
+            match self.command(part) {
+                Ok(command) => {
+                    commands.add_command(command);
+                    scripted.push(index);
+                }
+                Err(reason) => part.refuse(reason),
+            }
+        }
+        let mut acks: Vec<Vec<usize>> = Vec::new();
+        for (topic, indices) in plain {
+            for some in indices.chunks(ACKS) {
+                let mut ack = redis::cmd("XACK");
+                ack.arg(&self.topics[topic].stream).arg(&self.group.name);
+                for index in some {
+                    ack.arg(parts[*index].held.message.position.as_str());
+                }
+                commands.add_command(ack);
+                acks.push(some.to_vec());
+            }
+        }
+        let answers = match self.shared.link.send(commands).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                for part in parts.iter_mut().filter(|part| part.answer.is_none()) {
+                    part.fail(copy(&error));
+                }
+                return;
+            }
+        };
+        let mut answers = answers.into_iter();
+        for index in scripted {
+            if let Some(answer) = answers.next() {
+                self.read_answer(parts[index], answer);
+            }
+        }
+        let mut again = Vec::new();
+        for some in acks {
+            match answers.next() {
+                Some(Ok(answer)) if parse::count(&answer) == some.len() as u64 => {
+                    some.into_iter().for_each(|index| parts[index].answer = Some(Settled::Committed));
+                }
+                // Some were not pending: settled before, taken over, or moved to the retry store by a renewal that
+                // found them trimmed. The script knows.
+                Some(Ok(_)) => again.extend(some),
+                Some(Err(error)) if errors::code(&error) == errors::Code::NoGroup => again.extend(some),
+                Some(Err(error)) => {
+                    for index in some {
+                        parts[index].fail(errors::answered(self.shared.link.target(), &error));
+                    }
+                }
+                None => {}
+            }
+        }
+        self.ack_singly(parts, &again).await;
+    }
+
+    async fn ack_singly(&self, parts: &mut [&mut Part], again: &[usize]) {
+        if again.is_empty() {
+            return;
+        }
+        let mut commands = Pipeline::with_capacity(again.len());
+        for index in again {
+            commands.add_command(self.commit(&parts[*index].held, &Effects::default()));
+        }
+        match self.shared.link.send(commands).await {
+            Ok(answers) => {
+                for (index, answer) in again.iter().zip(answers) {
+                    self.read_answer(parts[*index], answer);
+                    // Acknowledged by the command before, or by somebody else: either way it is.
+                    if matches!(parts[*index].answer, Some(Settled::Lost)) {
+                        parts[*index].answer = Some(Settled::Committed);
+                    }
+                }
+            }
+            Err(error) => again.iter().for_each(|index| parts[*index].fail(copy(&error))),
+        }
+    }
+
+    fn command(&self, part: &Part) -> Result<Cmd, String> {
+        let held = &part.held;
+        match &part.settlement {
+            Some(Settlement::Ack(effects)) => {
+                for message in &effects.publish {
+                    if message.fields.len() > PLAIN_FIELDS_MAX {
+                        return Err(format!(
+                            "a message to {} has {} fields, and at most {PLAIN_FIELDS_MAX} can be published",
+                            message.topic,
+                            message.fields.len()
+                        ));
+                    }
+                    if message.fields.is_empty() {
+                        return Err(format!("a message to {} has no field, which Redis does not store", message.topic));
+                    }
+                }
+                Ok(self.commit(held, effects))
+            }
+            Some(Settlement::Retry(entry)) => Ok(self.retry(held, entry)),
+            Some(Settlement::Dead(cause)) => {
+                let mut dead = self.held_call(&scripts::DEAD, held, &[&self.topics[held.topic].dead]);
+                for (name, value) in dead_fields(&held.message, cause) {
+                    dead.arg(name).arg(value);
+                }
+                Ok(dead)
+            }
+            None => Err("nothing to settle".to_owned()),
+        }
+    }
+
+    fn retry(&self, held: &Held, entry: &RetryEntry) -> Cmd {
+        let delay = entry.due.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
+        self.due_by(Instant::now() + delay);
+        let record = record(&held.message, entry.attempts, &entry.code, &entry.reason);
+        let mut retry = self.held_call(&scripts::RETRY, held, &[]);
+        retry.arg(millis(delay)).arg(record.pack());
+        retry
+    }
+
+    fn commit(&self, held: &Held, effects: &Effects) -> Cmd {
+        let prefix = self.shared.prefix.as_deref();
+        let space = match effects.key_space.as_str() {
+            // Not touched: any key of the same slot serves.
+            "" => self.topics[held.topic].stream.clone(),
+            space => keys::space(prefix, space),
+        };
+        let mut topics: Vec<String> = Vec::new();
+        let mut targets = Vec::with_capacity(effects.publish.len());
+        for message in &effects.publish {
+            let stream = super::super::stream_name(prefix, &message.topic);
+            let at = topics.iter().position(|known| *known == stream).unwrap_or_else(|| {
+                topics.push(stream);
+                topics.len() - 1
+            });
+            // Lua counts from 1, and five keys stand before.
+            targets.push(at + 6);
+        }
+        let more: Vec<&str> = std::iter::once(&space).chain(&topics).map(String::as_str).collect();
+        let mut commit = self.held_call(&scripts::COMMIT, held, &more);
+        commit.arg(self.shared.max_len.unwrap_or(0)).arg(effects.publish.len());
+        for (message, target) in effects.publish.iter().zip(targets) {
+            commit.arg(target).arg(2 * message.fields.len());
+            push_fields(&mut commit, &message.fields);
+        }
+        commit.arg(effects.reads.len());
+        for read in &effects.reads {
+            match &read.key {
+                Some(key) => commit.arg("key").arg(keys::field(key)),
+                None => commit.arg("space").arg(""),
+            };
+            commit.arg(read.version);
+        }
+        commit.arg(effects.writes.len());
+        for write in &effects.writes {
+            match &write.value {
+                Some(value) => commit.arg("set").arg(keys::field(&write.key)).arg(&value[..]),
+                None => commit.arg("del").arg(keys::field(&write.key)).arg(""),
+            };
+        }
+        commit
+    }
+
+    /// A call of a script that begins with `held.lua`.
+    pub(super) fn held_call(&self, script: &Stored, held: &Held, more: &[&str]) -> Cmd {
+        let keys = &self.topics[held.topic];
+        let mut named = vec![&*keys.stream, &keys.retry, &keys.due, &keys.attempts];
+        named.extend(more);
+        let mut call = script.call(&named);
+        call.arg(&self.group.name).arg(&self.consumer).arg(held.message.position.as_str()).arg(self.token(held.token));
+        call
+    }
+
+    fn read_answer(&self, part: &mut Part, answer: Answer) {
+        let answer = match answer {
+            Ok(answer) => answer,
+            Err(error) if errors::words(&error).contains("last possible ID") => {
+                return part.refuse("a topic has used up its ids: somebody appended with the highest there is".into());
+            }
+            Err(error) => return part.fail(errors::answered(self.shared.link.target(), &error)),
+        };
+        let words = match &answer {
+            Value::Array(words) => words.first().cloned().and_then(parse::text),
+            _ => None,
+        };
+        match words.as_deref() {
+            Some("done") => part.answer = Some(Settled::Committed),
+            Some("lost") => part.answer = Some(Settled::Lost),
+            Some("conflict") => part.answer = part.delivery.take().map(Settled::Conflict),
+            Some("refused") => {
+                let reason = parse::texts(answer, "a settlement").ok().and_then(|mut words| words.pop());
+                part.refuse(reason.unwrap_or_default());
+            }
+            _ => part.fail(self.misused(answer)),
+        }
+    }
+
+    /// The error in a script's answer that names a key of the wrong type.
+    pub(super) fn misused(&self, answer: Value) -> Error {
+        super::misused(answer).unwrap_or_else(|| errors::unexpected("a script"))
+    }
+}
+
+// === impl Part ===
+
+impl Part {
+    /// True if a mere acknowledgement does. It may skip the check, and nothing of ours has to be cleared up.
+    fn is_plain(&self) -> bool {
+        let empty = matches!(&self.settlement, Some(Settlement::Ack(effects)) if effects.is_empty());
+        empty && !self.held.stored && !self.held.counted
+    }
+
+    fn refuse(&mut self, reason: String) {
+        self.answer = self.delivery.take().map(|delivery| Settled::Refused(delivery, reason));
+    }
+
+    fn fail(&mut self, error: Error) {
+        if let (Some(delivery), Some(settlement)) = (self.delivery.take(), self.settlement.take()) {
+            self.answer = Some(Settled::Failed(delivery, settlement, error));
+        }
+    }
+}
+
+// === impl Settling ===
+
+impl<'a> Settling<'a> {
+    fn of(member: &'a Member, ids: Vec<DeliveryId>) -> Self {
+        let this = Self { member, ids };
+        this.mark(true);
+        this
+    }
+
+    fn mark(&self, settling: bool) {
+        self.member.hand.with(|hand| {
+            for id in &self.ids {
+                if let Some(held) = hand.get_mut(id) {
+                    held.settling = settling;
+                }
+            }
+        });
+    }
+}
+
+impl Drop for Settling<'_> {
+    fn drop(&mut self) {
+        self.mark(false);
+    }
+}
+
+/// What the retry store keeps of a message.
+pub(super) fn record(message: &Message, attempts: u32, code: &str, reason: &str) -> Record {
+    Record {
+        attempts,
+        code: code.to_owned(),
+        reason: reason.to_owned(),
+        first: message.first.clone(),
+        fields: message.fields.clone(),
+    }
+}
+
+/// Appends names and values.
+pub(super) fn push_fields(command: &mut Cmd, fields: &Fields) {
+    for (name, value) in fields.iter() {
+        command.arg(name).arg(value);
+    }
+}
+
+/// The same trouble for each delivery of a batch.
+fn copy(error: &Error) -> Error {
+    match error {
+        Error::Unreachable { url, reason } => Error::Unreachable { url: url.clone(), reason: reason.clone() },
+        Error::Unavailable { url, reason } => Error::Unavailable { url: url.clone(), reason: reason.clone() },
+        Error::Credentials { url, reason } => Error::Credentials { url: url.clone(), reason: reason.clone() },
+        Error::Settings(text) => Error::Settings(text.clone()),
+        other => Error::Unexpected(other.to_string()),
+    }
+}

@@ -1,0 +1,154 @@
+//! A Redis server that belongs to one test: a port and a socket of its own, a directory of its own, gone with it.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Value};
+use tempfile::TempDir;
+
+use super::BOUND;
+
+/// A running server. Killed on drop; its log is printed when the test fails.
+pub(crate) struct Server {
+    directory: TempDir,
+    port: u16,
+    arguments: Vec<String>,
+    password: Option<String>,
+    child: Mutex<Option<Child>>,
+}
+
+// === impl Server ===
+
+impl Server {
+    /// Starts a server without persistence and further lines of configuration: `["maxmemory", "10mb"]`.
+    pub(crate) async fn start(configuration: &[&str]) -> Self {
+        assert!(configuration.len().is_multiple_of(2), "names and values");
+        let mut arguments = Vec::new();
+        for pair in configuration.chunks(2) {
+            arguments.extend([format!("--{}", pair[0]), pair[1].to_owned()]);
+        }
+        let password = configuration.chunks(2).find(|pair| pair[0] == "requirepass").map(|pair| pair[1].to_owned());
+        // Between choosing a free port and using it somebody else may take it.
+        for _ in 0..5 {
+            let (directory, arguments, password) = (TempDir::new().unwrap(), arguments.clone(), password.clone());
+            let server = Self { directory, port: free_port(), arguments, password, child: Mutex::new(None) };
+            if server.launch().await {
+                return server;
+            }
+        }
+        panic!("redis-server does not start");
+    }
+
+    /// `redis://`, without user and password.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// The socket in the server's directory.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("redis.sock")
+    }
+
+    /// Kills the server as `kill -9` does.
+    pub(crate) fn kill(&self) {
+        if let Some(mut child) = self.child.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Starts it again on the same port and directory.
+    pub(crate) async fn revive(&self) {
+        assert!(self.launch().await, "the server does not start again");
+    }
+
+    /// Stops or continues the process, which keeps its connections and answers nothing.
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.child.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(Child::id).unwrap();
+        assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
+    }
+
+    /// A connection of the test's own.
+    pub(crate) async fn connection(&self) -> MultiplexedConnection {
+        self.try_connection().await.expect("connect to the test's server")
+    }
+
+    /// Runs one command given as words.
+    pub(crate) async fn run<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut connection = self.connection().await;
+        command(words).query_async(&mut connection).await.unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    async fn try_connection(&self) -> redis::RedisResult<MultiplexedConnection> {
+        let auth = self.password.as_ref().map_or(String::new(), |password| format!(":{password}@"));
+        let client = Client::open(format!("redis://{auth}127.0.0.1:{}/0", self.port))?;
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(BOUND));
+        client.get_multiplexed_async_connection_with_config(&config).await
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("redis.log")
+    }
+
+    fn is_running(&self) -> bool {
+        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
+        matches!(child.as_mut().map(Child::try_wait), Some(Ok(None)))
+    }
+
+    /// Starts the process and waits until it serves; false if it ends instead.
+    async fn launch(&self) -> bool {
+        let log = File::options().create(true).append(true).open(self.log()).unwrap();
+        let mut command = Command::new("redis-server");
+        command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
+        command.arg("--dir").arg(self.directory.path()).arg("--unixsocket").arg(self.socket()).args(&self.arguments);
+        command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        let child = command.spawn().expect("redis-server is installed (apt-get install redis-server)");
+        *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
+        let start = std::time::Instant::now();
+        while start.elapsed() < BOUND {
+            if let Ok(mut connection) = self.try_connection().await
+                && redis::cmd("PING").query_async::<Value>(&mut connection).await.is_ok()
+            {
+                return true;
+            }
+            if !self.is_running() {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        panic!("redis-server does not answer");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+            let last: Vec<&str> = log.lines().rev().take(40).collect();
+            for line in last.into_iter().rev() {
+                #[expect(clippy::print_stderr, reason = "shown only when the test fails")]
+                {
+                    eprintln!("redis-server: {line}");
+                }
+            }
+        }
+    }
+}
+
+/// A command given as words.
+pub(crate) fn command(words: &[&str]) -> Cmd {
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    command
+}
+
+/// A port that nobody listens on.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
