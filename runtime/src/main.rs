@@ -1,2 +1,32 @@
-//! The command line.
-fn main() {}
+//! The command line: parse, run, exit code. The only place with `anyhow`, print and signals.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+mod cli;
+
+use cli::{Cli, Exit, Failure};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // A reader that has gone away is no reason to fail; nothing else can go wrong here.
+            drop(error.print());
+            return if error.use_stderr() { Exit::Usage } else { Exit::Clean }.into();
+        }
+    };
+    // One thread of the runtime can wait on the bus while another settles; calls have threads of their own.
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::unexpected(anyhow::Error::new(error).context("start the runtime")).report(),
+    };
+    let ended = runtime.block_on(cli.run());
+    // After a drain that was cut short there are threads that must not be waited for.
+    runtime.shutdown_background();
+    match ended {
+        Ok(exit) => exit.into(),
+        Err(failure) => failure.report(),
+    }
+}

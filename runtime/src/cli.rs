@@ -1,0 +1,219 @@
+//! The commands, one file each, and what they share: options, exit codes, how an error is told.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, Parser, Subcommand};
+use sandbar::bus::{self, Bus};
+use sandbar::config::{Config, Environment, Problems};
+use sandbar::decode::Decoder;
+use sandbar::telemetry;
+
+mod check;
+mod codec;
+mod demo;
+mod dlq;
+mod documents;
+mod out;
+mod publish;
+mod run;
+mod status;
+
+/// Runs event handlers in WebAssembly sandboxes over a message bus.
+///
+/// Exit codes: 0 done; 1 unexpected; 2 wrong use or configuration; 3 the bus cannot be reached or refuses the
+/// credentials; 4 refused to start (a module that does not load, a key of the wrong type, foreign consumers); 5 the
+/// drain was cut short; 6 too many failures in a row.
+#[derive(Debug, Parser)]
+#[command(name = "sandbar", version, color = clap::ColorChoice::Never, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the handlers until SIGTERM or SIGINT; a second signal ends at once
+    Run(run::Args),
+    /// Publish events: JSON documents from a file or stdin, encoded and put on the bus
+    Publish(publish::Args),
+    /// Say everything that is wrong with configuration, modules, schemas and bus
+    Check(check::Args),
+    /// Show how far each handler is on each of its topics
+    Status(status::Args),
+    /// List, show, send again or delete dead letters
+    #[command(subcommand)]
+    Dlq(dlq::Command),
+    /// Run sample events through the example handlers on an embedded bus, and tell what happened to each
+    Demo(demo::Args),
+    /// Read one Avro datum from stdin and print its JSON
+    Decode(codec::Args),
+    /// Read one JSON document from stdin and write its Avro datum to stdout
+    Encode(codec::Args),
+}
+
+/// Where the configuration is.
+#[derive(Debug, Default, Args)]
+pub(crate) struct ConfigArgs {
+    /// The configuration file
+    #[arg(short, long, value_name = "FILE", default_value = "sandbar.toml", env = "SANDBAR_CONFIG")]
+    config: PathBuf,
+}
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Done, or stopped as asked.
+    Clean = 0,
+    /// What nobody foresaw.
+    Unexpected = 1,
+    /// Wrong use, configuration or input.
+    Usage = 2,
+    /// The bus cannot be reached or refuses the credentials.
+    Bus = 3,
+    /// Something makes it wrong to start.
+    Refused = 4,
+    /// The drain took longer than allowed, or a second signal ended it.
+    Drain = 5,
+    /// Too many failures in a row.
+    Failures = 6,
+}
+
+/// Why a command did not succeed: one error, or all that are wrong at once.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    errors: Vec<anyhow::Error>,
+}
+
+// === impl Cli ===
+
+impl Cli {
+    pub(crate) async fn run(self) -> Result<Exit, Failure> {
+        if !matches!(self.command, Command::Run(_)) {
+            // A command tells its errors itself; the handlers of the demo fail on purpose.
+            let level = if matches!(self.command, Command::Demo(_)) { "off" } else { "error" };
+            let quiet = telemetry::Settings { level: level.to_owned(), ..telemetry::Settings::default() };
+            log_to_stderr(quiet)?;
+        }
+        match self.command {
+            Command::Run(args) => run::run(args).await,
+            Command::Publish(args) => publish::run(args).await,
+            Command::Check(args) => check::run(args).await,
+            Command::Status(args) => status::run(args).await,
+            Command::Dlq(command) => dlq::run(command).await,
+            Command::Demo(args) => demo::run(args).await,
+            Command::Decode(args) => codec::decode(args),
+            Command::Encode(args) => codec::encode(args),
+        }
+    }
+}
+
+/// Sets logging up; the environment's level comes first.
+fn log_to_stderr(mut settings: telemetry::Settings) -> Result<(), Failure> {
+    if let Some(level) = Environment::of_process().get(telemetry::LEVEL_VARIABLE) {
+        level.clone_into(&mut settings.level);
+        telemetry::check_level(level).map_err(|error| {
+            Failure::usage(anyhow::Error::new(error).context(format!("{} cannot be used", telemetry::LEVEL_VARIABLE)))
+        })?;
+    }
+    telemetry::init(&settings).map_err(Failure::unexpected)
+}
+
+fn decoder(config: &Config) -> Result<Decoder, Failure> {
+    Decoder::load(&config.schemas).map_err(|errors| Failure {
+        exit: Exit::Usage,
+        errors: errors.into_iter().map(|e| anyhow::anyhow!("{e}")).collect(),
+    })
+}
+
+async fn open(config: &Config) -> Result<Arc<dyn Bus>, Failure> {
+    Ok(bus::open(&config.bus).await?)
+}
+
+// === impl ConfigArgs ===
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, Failure> {
+        Ok(Config::load(&self.config, &Environment::of_process())?)
+    }
+}
+
+// === impl Exit ===
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Self {
+        Self { exit, errors: vec![error.into()] }
+    }
+
+    pub(crate) fn unexpected(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Unexpected, error)
+    }
+
+    fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self::new(Exit::Usage, error)
+    }
+
+    /// One more thing to say.
+    fn with(mut self, hint: &'static str) -> Self {
+        self.errors.push(anyhow::anyhow!(hint));
+        self
+    }
+
+    /// Tells every error and each of its causes once.
+    pub(crate) fn report(self) -> ExitCode {
+        for error in &self.errors {
+            // Whoever reads stdout has seen enough.
+            if error.downcast_ref::<std::io::Error>().is_some_and(|io| io.kind() == std::io::ErrorKind::BrokenPipe) {
+                return Exit::Clean.into();
+            }
+            let mut told = vec![error.to_string()];
+            out::note(format_args!("error: {error}"));
+            for cause in error.chain().skip(1) {
+                let text = cause.to_string();
+                if !told.contains(&text) {
+                    out::note(format_args!("  because: {text}"));
+                    told.push(text);
+                }
+            }
+        }
+        self.exit.into()
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self { exit: Exit::Usage, errors: problems.0.into_iter().map(|problem| anyhow::anyhow!("{problem}")).collect() }
+    }
+}
+
+impl From<bus::Error> for Failure {
+    fn from(error: bus::Error) -> Self {
+        Self::new(exit_of(&error), error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::unexpected(error)
+    }
+}
+
+/// What trouble with the bus means for the exit code.
+fn exit_of(error: &bus::Error) -> Exit {
+    match error {
+        bus::Error::Unreachable { .. } | bus::Error::Unavailable { .. } | bus::Error::Credentials { .. } => Exit::Bus,
+        bus::Error::Foreign { .. } | bus::Error::WrongType { .. } => Exit::Refused,
+        bus::Error::Settings(_) => Exit::Usage,
+        bus::Error::Unexpected(_) => Exit::Unexpected,
+    }
+}

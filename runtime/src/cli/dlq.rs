@@ -1,0 +1,327 @@
+//! `sandbar dlq`: dead letters, listed, shown, sent again, deleted.
+
+use std::collections::BTreeMap;
+
+use anyhow::anyhow;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use clap::ValueEnum;
+use sandbar::bus::Requeue;
+use sandbar::decode::Decoder;
+use sandbar::event::{Encoding, Message, Position};
+use serde_json::{Value, json};
+
+use super::{ConfigArgs, Exit, Failure, decoder, out};
+
+mod select;
+
+use select::{Desk, Filters, Letter};
+
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Count dead letters by code and list them
+    List(ListArgs),
+    /// Show one dead letter: cause, headers and data
+    Show(ShowArgs),
+    /// Send dead letters again: by default to the handler that gave them up, its attempts counted anew
+    Requeue(RequeueArgs),
+    /// Delete dead letters for good
+    Purge(PurgeArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    filters: Filters,
+    /// List at most so many; all are counted
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    limit: usize,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ShowArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    filters: Filters,
+    /// As `dlq list` prints it
+    #[arg(value_name = "ID")]
+    id: String,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct RequeueArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    which: Which,
+    /// handler: only the handler that gave it up gets it. topic: to the end of its topic, for every handler
+    #[arg(long, value_enum, default_value = "handler")]
+    to: To,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct PurgeArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    which: Which,
+    /// Yes, delete all of them
+    #[arg(long)]
+    yes: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+#[group(required = true, multiple = false)]
+struct Which {
+    /// As `dlq list` prints them
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// All that the filters let through
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum To {
+    Handler,
+    Topic,
+}
+
+/// Letters moved in one call: each is a transaction of its own, and a batch must not keep others waiting.
+const BATCH: usize = 200;
+
+pub(super) async fn run(command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::List(args) => list(args).await,
+        Command::Show(args) => show(args).await,
+        Command::Requeue(args) => requeue(args).await,
+        Command::Purge(args) => purge(args).await,
+    }
+}
+
+async fn list(args: ListArgs) -> Result<Exit, Failure> {
+    let desk = Desk::open(args.config.load()?, args.filters).await?;
+    let letters = desk.all().await?;
+    let mut groups: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    for letter in &letters {
+        *groups.entry((&letter.handler, &letter.dead.cause.code)).or_default() += 1;
+    }
+    if args.json {
+        let groups: Vec<_> = groups
+            .iter()
+            .map(|((handler, code), count)| json!({ "handler": handler, "code": code, "count": count }))
+            .collect();
+        let shown: Vec<_> = letters.iter().take(args.limit).map(row_document).collect();
+        out::json(&json!({ "count": letters.len(), "groups": groups, "letters": shown }))?;
+        return Ok(Exit::Clean);
+    }
+    if letters.is_empty() {
+        out::line("no dead letters")?;
+        return Ok(Exit::Clean);
+    }
+    let counts: Vec<_> = groups
+        .iter()
+        .map(|((handler, code), count)| vec![count.to_string(), (*handler).to_owned(), (*code).to_owned()])
+        .collect();
+    out::table(&["COUNT", "HANDLER", "CODE"], &counts)?;
+    out::line("")?;
+    let rows: Vec<_> = letters.iter().take(args.limit).map(row).collect();
+    out::table(&["ID", "TIME", "CODE", "ATTEMPTS", "TYPE", "REASON"], &rows)?;
+    if letters.len() > args.limit {
+        out::line(&format!("… and {} more: --limit shows them", letters.len() - args.limit))?;
+    }
+    Ok(Exit::Clean)
+}
+
+async fn show(args: ShowArgs) -> Result<Exit, Failure> {
+    let desk = Desk::open(args.config.load()?, args.filters).await?;
+    let letter = desk.one(&args.id).await?;
+    let decoder = decoder(&desk.config)?;
+    let document = full_document(&letter, &desk, &decoder);
+    if args.json {
+        out::json(&document)?;
+        return Ok(Exit::Clean);
+    }
+    let cause = &letter.dead.cause;
+    for (name, value) in [
+        ("id", letter.reference()),
+        ("handler", letter.handler.clone()),
+        ("topic", letter.dead.topic.to_string()),
+        ("position", letter.dead.position.to_string()),
+        ("first", letter.dead.first.to_string()),
+        ("time", time(&letter)),
+        ("code", cause.code.clone()),
+        ("reason", cause.reason.clone()),
+        ("attempts", cause.attempts.to_string()),
+        ("module", cause.module.clone()),
+    ] {
+        out::line(&format!("{name}: {value}"))?;
+    }
+    out::line("headers:")?;
+    for (name, value) in document["headers"].as_array().into_iter().flatten().filter_map(pair) {
+        out::line(&format!("  {name}: {value}"))?;
+    }
+    let (name, value) = match &document["data"] {
+        Value::Null => ("payload (base64)", document["payload_base64"].as_str().unwrap_or_default().to_owned()),
+        data => ("data", format!("{data:#}")),
+    };
+    out::line(&format!("{name}:\n{value}"))?;
+    Ok(Exit::Clean)
+}
+
+async fn requeue(args: RequeueArgs) -> Result<Exit, Failure> {
+    let to = match args.to {
+        To::Handler => Requeue::Handler,
+        To::Topic => Requeue::Topic,
+    };
+    let desk = Desk::open(args.config.load()?, args.filters).await?;
+    let letters = desk.chosen(&args.which).await?;
+    let progress = out::progress("requeueing", Some(letters.len() as u64));
+    let mut moved = 0;
+    for batch in desk.batches(&letters, BATCH) {
+        moved += desk.bus.requeue(batch.topic, batch.group, &batch.ids, to).await?;
+        progress.inc(batch.ids.len() as u64);
+    }
+    progress.finish_and_clear();
+    told("requeued", moved, letters.len(), args.json)
+}
+
+async fn purge(args: PurgeArgs) -> Result<Exit, Failure> {
+    if args.which.all && !args.yes {
+        return Err(Failure::usage(anyhow!(
+            "--all deletes dead letters for good: add --yes, or look first with `dlq list`"
+        )));
+    }
+    let desk = Desk::open(args.config.load()?, args.filters).await?;
+    let letters = desk.chosen(&args.which).await?;
+    let progress = out::progress("deleting", Some(letters.len() as u64));
+    let mut deleted = 0;
+    for batch in desk.batches(&letters, BATCH) {
+        deleted += desk.bus.purge(batch.topic, batch.group, &batch.ids).await?;
+        progress.inc(batch.ids.len() as u64);
+    }
+    progress.finish_and_clear();
+    told("purged", deleted, letters.len(), args.json)
+}
+
+fn told(what: &str, count: u64, asked: usize, json: bool) -> Result<Exit, Failure> {
+    if json {
+        let mut document = json!({ "asked": asked });
+        document[what] = count.into();
+        out::json(&document)?;
+    } else {
+        out::line(&format!("{what} {count} of {asked}"))?;
+    }
+    Ok(Exit::Clean)
+}
+
+fn row(letter: &Letter) -> Vec<String> {
+    let cause = &letter.dead.cause;
+    // A row is one line, whatever the handler wrote.
+    let reason: String = cause.reason.lines().next().unwrap_or_default().chars().take(100).collect();
+    let attempts = cause.attempts.to_string();
+    vec![letter.reference(), time(letter), cause.code.clone(), attempts, letter.kind.clone(), reason]
+}
+
+fn row_document(letter: &Letter) -> Value {
+    let cause = &letter.dead.cause;
+    json!({
+        "id": letter.reference(),
+        "handler": letter.handler,
+        "topic": &*letter.dead.topic,
+        "type": letter.kind,
+        "position": letter.dead.position.as_str(),
+        "first": letter.dead.first.as_str(),
+        "time": time(letter),
+        "code": cause.code,
+        "reason": cause.reason,
+        "attempts": cause.attempts,
+        "module": cause.module,
+    })
+}
+
+/// The row, with headers and data: JSON if the payload decodes, else base64.
+fn full_document(letter: &Letter, desk: &Desk, decoder: &Decoder) -> Value {
+    let mut document = row_document(letter);
+    let (headers, payload, data) = match desk.config.profile.read(&letter.message()) {
+        Ok(envelope) => {
+            let metadata = &envelope.metadata;
+            let mut headers = vec![
+                json!(["id", metadata.id]),
+                json!(["type", metadata.kind]),
+                json!(["source", metadata.source]),
+                json!(["time", metadata.time]),
+            ];
+            headers.extend(metadata.headers.iter().map(|(name, value)| json!([name, shown(value)])));
+            let text = match envelope.encoding {
+                Encoding::Avro => decoder.to_json(&metadata.kind, &envelope.payload).ok(),
+                Encoding::Json => String::from_utf8(envelope.payload.to_vec()).ok(),
+                Encoding::Other(_) => None,
+            };
+            let data = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
+            (headers, BASE64.encode(&envelope.payload), data)
+        }
+        // Headers that cannot be read are the reason that it is here: the fields as they came.
+        Err(_) => {
+            let fields = letter.dead.fields.iter();
+            let fields = fields.map(|(name, value)| json!([String::from_utf8_lossy(name), shown(value)]));
+            (fields.collect(), BASE64.encode(letter.dead.fields.pack()), None)
+        }
+    };
+    document["headers"] = headers.into();
+    document["payload_base64"] = payload.into();
+    document["data"] = data.unwrap_or(Value::Null);
+    document
+}
+
+fn shown(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => format!("base64:{}", BASE64.encode(bytes)),
+    }
+}
+
+fn pair(value: &Value) -> Option<(&str, &str)> {
+    Some((value.get(0)?.as_str()?, value.get(1)?.as_str()?))
+}
+
+fn time(letter: &Letter) -> String {
+    jiff::Timestamp::try_from(letter.dead.cause.at).map_or_else(|_| "?".to_owned(), |at| format!("{at:.3}"))
+}
+
+// === impl Letter ===
+
+impl Letter {
+    /// The message that it was.
+    fn message(&self) -> Message {
+        Message {
+            topic: self.dead.topic.clone(),
+            position: self.dead.position.clone(),
+            first: self.dead.first.clone(),
+            fields: self.dead.fields.clone(),
+        }
+    }
+
+    fn id(&self) -> Position {
+        self.dead.id.clone()
+    }
+}

@@ -1,0 +1,177 @@
+//! `sandbar run`: the host itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sandbar::pipeline::{self, Quiet, Stopped, Summary, Until};
+use serde_json::json;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use super::{ConfigArgs, Exit, Failure, exit_of, log_to_stderr, out};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Join groups although consumers that are not Sandbar's are alive in them
+    #[arg(long)]
+    join_foreign: bool,
+    /// End when every event is settled and none waits for a retry
+    #[arg(long)]
+    until_idle: bool,
+    /// Print what the run did as one JSON document at its end
+    #[arg(long)]
+    json: bool,
+}
+
+/// `timeout` and some shells signal the process and then its group, so that one wish arrives twice.
+const ECHO: Duration = Duration::from_millis(300);
+
+pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+    let mut config = args.config.load()?;
+    log_to_stderr(config.host.log.clone())?;
+    if !config.host.consumers_enabled {
+        out::note(format_args!(
+            "consumers are disabled by host.consumers_enabled or EVENT_BUS_REDIS_CONSUMERS_ENABLED: nothing runs"
+        ));
+        return Ok(Exit::Clean);
+    }
+    if config.handlers.is_empty() {
+        let path = config.path.display();
+        return Err(Failure::usage(anyhow::anyhow!("{path}: no handler is enabled: add a [[handler]]")));
+    }
+    for handler in &mut config.handlers {
+        handler.group.join_foreign = args.join_foreign;
+    }
+    let mut signals = Signals::new()?;
+    let until = if args.until_idle { Until::Idle } else { Until::Shutdown };
+    let (stop, mut stopped) = watch::channel(false);
+    // An error means that `stop` is gone, which ends the run as well.
+    let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
+    let running = pipeline::run(&config, until, Arc::new(Quiet), shutdown);
+    tokio::pin!(running);
+    let summary = tokio::select! {
+        ended = &mut running => ended,
+        name = signals.next() => {
+            tracing::info!(signal = name, grace = ?config.host.grace, "stopping: calls in hand end first; a second signal ends at once");
+            stop.send_replace(true);
+            tokio::select! {
+                ended = &mut running => ended,
+                name = signals.another() => {
+                    tracing::warn!(signal = name, "ended at once: what was in hand will be delivered again");
+                    return Ok(Exit::Drain);
+                }
+            }
+        }
+    };
+    let summary = summary.map_err(|error| Failure::new(exit_of_start(&error), error))?;
+    if args.json {
+        out::json(&document(&summary))?;
+    }
+    Ok(match summary.stopped {
+        None => Exit::Clean,
+        Some(Stopped::Grace) => {
+            tracing::warn!(grace = ?config.host.grace, "the drain took too long: what was in hand will be delivered again");
+            Exit::Drain
+        }
+        Some(Stopped::ConsecutiveErrors { handler, count }) => {
+            tracing::error!(handler, count, "too many failures in a row: host.consecutive_errors_limit is reached");
+            Exit::Failures
+        }
+    })
+}
+
+pub(super) fn exit_of_start(error: &pipeline::Error) -> Exit {
+    match error {
+        pipeline::Error::Bus(error) => exit_of(error),
+        pipeline::Error::Schemas(_) => Exit::Usage,
+        _ => Exit::Refused,
+    }
+}
+
+pub(super) fn document(summary: &Summary) -> serde_json::Value {
+    let handlers: Vec<_> = summary
+        .handlers
+        .iter()
+        .map(|tally| {
+            json!({
+                "handler": tally.handler,
+                "acked": tally.acked,
+                "skipped": tally.skipped,
+                "retried": tally.retried,
+                "dead": tally.dead,
+                "lost": tally.lost,
+                "published": tally.published,
+            })
+        })
+        .collect();
+    let stopped = summary.stopped.as_ref().map(|stopped| match stopped {
+        Stopped::Grace => "grace",
+        Stopped::ConsecutiveErrors { .. } => "consecutive-errors",
+    });
+    json!({ "handlers": handlers, "stopped": stopped })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+// === impl Signals ===
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next signal that is not the echo of the last.
+    async fn another(&mut self) -> &'static str {
+        let first = Instant::now();
+        loop {
+            let name = self.next().await;
+            if first.elapsed() > ECHO {
+                return name;
+            }
+        }
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn terminate_self() {
+        let id = std::process::id().to_string();
+        assert!(Command::new("kill").args(["-s", "TERM", &id]).status().is_ok_and(|status| status.success()));
+    }
+
+    #[tokio::test]
+    async fn an_echo_of_the_first_signal_is_not_the_second() {
+        let mut signals = Signals::new().unwrap_or_else(|failure| panic!("{failure:?}"));
+        terminate_self();
+        assert_eq!(signals.next().await, "SIGTERM");
+        terminate_self();
+        let echo = tokio::time::timeout(ECHO * 2, signals.another()).await;
+        assert!(echo.is_err(), "the echo ended the wait");
+
+        let second = async {
+            tokio::time::sleep(ECHO * 2).await;
+            terminate_self();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            name = tokio::time::timeout(Duration::from_secs(30), signals.another()) => assert_eq!(name, Ok("SIGTERM")),
+            () = second => {}
+        }
+    }
+}
