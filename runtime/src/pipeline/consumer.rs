@@ -1,0 +1,358 @@
+//! One handler's loop: fetch, decode, dispatch, call, settle.
+//!
+//! One task owns all state, so nothing is locked. Fetching, settling and renewing run beside each other; calls run on
+//! the worker threads. A delivery holds a permit from the read until its settlement is stored; one that waits behind
+//! another of its lane gives the permit up.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+
+use super::backoff::Backoff;
+use super::observe::{Outcome, Tally};
+use super::{Shared, Stopped};
+use crate::bus::{self, Delivery, DeliveryId, Fetched, Origin, Settled, Subscription};
+use crate::config::{HandlerConfig, PayloadForm};
+use crate::dispatch::{self, Lane, Lanes};
+use crate::event::{Effects, Event, Message, Settlement, code};
+use crate::sandbox::{Finished, Handler, Job};
+use crate::settle;
+
+mod calling;
+mod settling;
+
+/// Events handed to the worker threads together at most: a hand-off costs more than a call, but the other workers must
+/// get their share of one read.
+const BATCH: usize = 64;
+
+/// How soon a job is offered to the workers again after trouble of the host's own.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// How often a lease is renewed while it runs: two renewals may fail before it is over.
+const RENEWALS_PER_LEASE: u32 = 3;
+
+/// A handler's loop and all its state.
+pub(super) struct Consumer {
+    settings: HandlerConfig,
+    handler: Arc<Handler>,
+    subscription: Arc<dyn Subscription>,
+    shared: Arc<Shared>,
+    stop: mpsc::Sender<Stopped>,
+    busy: Arc<AtomicBool>,
+    done: mpsc::UnboundedSender<Vec<Finished<Ticket>>>,
+    finished: mpsc::UnboundedReceiver<Vec<Finished<Ticket>>>,
+
+    /// Deliveries that hold a permit.
+    in_hand: usize,
+    lanes: Lanes<Job<Ticket>>,
+    /// Counts the turns of an exclusive group: lanes know nothing of deliveries of an earlier turn.
+    turn: u64,
+    /// Left behind by hosts that died: these run one at a time.
+    inherited: VecDeque<Job<Ticket>>,
+    /// One of them is under way.
+    inheriting: bool,
+    /// To be offered to the workers again.
+    again: Vec<Job<Ticket>>,
+    /// To be settled with the next flush.
+    unsettled: Vec<Unsettled>,
+    /// Taken over by others while they waited here or ran.
+    lost: HashSet<DeliveryId>,
+    draining: bool,
+    failures: u32,
+    tally: Tally,
+}
+
+/// What travels with an event through the sandbox.
+#[derive(Debug)]
+pub(super) struct Ticket {
+    delivery: Delivery,
+    attempt: u32,
+    lane: Option<Lane>,
+    turn: u64,
+    /// Its start was recorded on the bus, and the next one of its kind waits for it.
+    recorded: bool,
+}
+
+/// A ticket whose settlement is decided.
+struct Unsettled {
+    ticket: Ticket,
+    /// Kept for another run in case of a conflict; `None` if there never was an event.
+    event: Option<Event>,
+    settlement: Settlement,
+    outcome: Outcome,
+}
+
+/// Something under way beside the loop.
+type Step<T> = BoxFuture<'static, T>;
+
+/// What the bus said to each settlement of a flush.
+type Flushed = Vec<(Meta, Settled)>;
+
+/// An inherited job and whether its start is recorded.
+type Begun = (Job<Ticket>, Result<bool, bus::Error>);
+
+/// What remains here of a ticket while its delivery is with the bus.
+struct Meta {
+    id: DeliveryId,
+    attempt: u32,
+    lane: Option<Lane>,
+    turn: u64,
+    recorded: bool,
+    message: Message,
+    event: Option<Event>,
+    outcome: Outcome,
+}
+
+// === impl Consumer ===
+
+impl Consumer {
+    pub(super) fn new(
+        settings: &HandlerConfig,
+        handler: Arc<Handler>,
+        subscription: Arc<dyn Subscription>,
+        shared: Arc<Shared>,
+        stop: mpsc::Sender<Stopped>,
+    ) -> Self {
+        let (done, finished) = mpsc::unbounded_channel();
+        Self {
+            settings: settings.clone(),
+            handler,
+            subscription,
+            shared,
+            stop,
+            busy: Arc::new(AtomicBool::new(true)),
+            done,
+            finished,
+            in_hand: 0,
+            lanes: Lanes::default(),
+            turn: 0,
+            inherited: VecDeque::new(),
+            inheriting: false,
+            again: Vec::new(),
+            unsettled: Vec::new(),
+            lost: HashSet::new(),
+            draining: false,
+            failures: 0,
+            tally: Tally { handler: settings.spec.name.clone(), ..Tally::default() },
+        }
+    }
+
+    /// True while anything is in hand.
+    pub(super) fn gauge(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.busy)
+    }
+
+    /// Runs until `drain` turns true and everything in hand is settled or given back.
+    pub(super) async fn run(mut self, mut drain: watch::Receiver<bool>) -> Tally {
+        let renewal = self.settings.group.lease / RENEWALS_PER_LEASE;
+        let mut renew_at = interval_at(Instant::now() + renewal, renewal);
+        renew_at.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut fetch: Option<Step<Result<Fetched, bus::Error>>> = None;
+        let mut flush: Option<Step<Flushed>> = None;
+        let mut renew: Option<Step<Result<Vec<DeliveryId>, bus::Error>>> = None;
+        let mut begin: Option<Step<Begun>> = None;
+        let mut rest: Option<Step<()>> = None;
+        let mut trouble = Backoff::default();
+
+        loop {
+            if fetch.is_none() && !self.draining {
+                fetch = self.fetch(&trouble);
+            }
+            if flush.is_none() && !self.unsettled.is_empty() {
+                flush = Some(self.flush(&trouble));
+            }
+            if begin.is_none() && !self.inheriting {
+                begin = self.begin(&trouble);
+            }
+            if rest.is_none() && !self.again.is_empty() {
+                rest = Some(Box::pin(sleep(AGAIN)));
+            }
+            self.busy.store(self.is_busy(), Ordering::Release);
+            if self.draining && !self.is_busy() && flush.is_none() && begin.is_none() {
+                break;
+            }
+
+            tokio::select! {
+                fetched = ready(&mut fetch) => match fetched {
+                    Ok(fetched) => { trouble.over(&self.tally.handler); self.fetched(fetched); }
+                    Err(error) => { trouble.more(&self.tally.handler, &error); self.failed(); }
+                },
+                settled = ready(&mut flush) => {
+                    for (meta, settled) in settled {
+                        self.settled(meta, settled, &mut trouble);
+                    }
+                }
+                (job, begun) = ready(&mut begin) => self.begun(job, begun, &mut trouble),
+                Some(batch) = self.finished.recv() => {
+                    for finished in batch {
+                        self.called(finished);
+                    }
+                }
+                renewed = ready(&mut renew) => match renewed {
+                    Ok(lost) => self.lost.extend(lost),
+                    Err(error) => trouble.more(&self.tally.handler, &error),
+                },
+                _ = renew_at.tick(), if renew.is_none() => {
+                    let subscription = Arc::clone(&self.subscription);
+                    renew = Some(Box::pin(async move { subscription.renew().await }));
+                }
+                () = ready(&mut rest) => {
+                    let jobs = std::mem::take(&mut self.again);
+                    self.submit(jobs);
+                }
+                changed = drain.changed(), if !self.draining => {
+                    // A host that is gone without a word drains too.
+                    if changed.is_err() || *drain.borrow() {
+                        fetch = None;
+                        self.drain();
+                    }
+                }
+            }
+        }
+        self.leave().await
+    }
+
+    /// Leaves the group and returns what was done.
+    pub(super) async fn leave(self) -> Tally {
+        if let Err(error) = self.subscription.close().await {
+            tracing::warn!(handler = self.tally.handler, %error, "the consumer could not leave its group");
+        }
+        self.tally
+    }
+
+    fn raw(&self) -> bool {
+        self.settings.payload == PayloadForm::Raw
+    }
+
+    fn is_busy(&self) -> bool {
+        self.in_hand > 0 || self.lanes.held_back() > 0 || !self.unsettled.is_empty()
+    }
+
+    /// The next read, unless enough is in hand. Reading waits until a quarter of the permits is free: under load the
+    /// batches stay large, and without load nothing is ever waited for.
+    fn fetch(&self, trouble: &Backoff) -> Option<Step<Result<Fetched, bus::Error>>> {
+        let free = self.settings.in_flight.saturating_sub(self.in_hand);
+        if free < self.settings.in_flight.div_ceil(4) || self.lanes.held_back() >= self.settings.parked_max {
+            return None;
+        }
+        let (subscription, wait, pause) = (Arc::clone(&self.subscription), self.shared.poll, trouble.pause());
+        Some(Box::pin(async move {
+            rest_for(pause).await;
+            subscription.fetch(free, wait).await
+        }))
+    }
+
+    fn fetched(&mut self, fetched: Fetched) {
+        match fetched {
+            Fetched::Deliveries(deliveries) => {
+                let jobs = deliveries.into_iter().filter_map(|delivery| self.admit(delivery)).collect();
+                self.submit(jobs);
+            }
+            Fetched::Active { retrying } => {
+                self.new_turn();
+                for message in retrying {
+                    if let Some(lane) = self.lane_of(&message) {
+                        self.lanes.block(&lane, &message.first);
+                    }
+                }
+            }
+            Fetched::StandBy => self.new_turn(),
+        }
+    }
+
+    /// Forgets what waits here: it belongs to the turn that is over.
+    fn new_turn(&mut self) {
+        self.turn += 1;
+        drop(self.lanes.clear());
+        self.in_hand -= self.inherited.len();
+        self.inherited.clear();
+    }
+
+    /// Decodes a delivery and finds its place: at once to the workers (returned), behind others of its lane, behind
+    /// others that were inherited, or straight to its settlement.
+    fn admit(&mut self, delivery: Delivery) -> Option<Job<Ticket>> {
+        self.in_hand += 1;
+        let mut ticket =
+            Ticket { attempt: delivery.attempts + 1, delivery, lane: None, turn: self.turn, recorded: false };
+        let message = &ticket.delivery.message;
+        let envelope = match self.shared.profile.read(message) {
+            Ok(envelope) => envelope,
+            Err(error) => return self.unreadable(ticket, None, code::BAD_HEADERS, error.to_string()),
+        };
+        if !self.settings.filter.matches(&envelope.metadata.kind) {
+            let settlement = Settlement::Ack(Effects::default());
+            self.unsettled.push(Unsettled { ticket, event: None, settlement, outcome: Outcome::Skipped });
+            return None;
+        }
+        let event = match self.shared.decoder.decode(message, envelope, self.raw()) {
+            Ok(event) => event,
+            Err(error) => return self.unreadable(ticket, None, error.code(), error.to_string()),
+        };
+        ticket.lane = dispatch::lane(self.settings.order, self.settings.key.as_deref(), &event);
+        let (lane, first) = (ticket.lane.clone(), event.first.clone());
+        let job = Job { event, attempt: ticket.attempt, replayed: false, tag: ticket };
+        let job = match lane {
+            None => job,
+            Some(lane) => {
+                let admitted = self.lanes.admit(&lane, &first, job);
+                // What is held back gives its permit up.
+                self.in_hand -= usize::from(admitted.is_none());
+                admitted?
+            }
+        };
+        self.one_at_a_time(job)
+    }
+
+    /// An inherited job goes behind the others of its kind: it may be the one that its host died of.
+    fn one_at_a_time(&mut self, job: Job<Ticket>) -> Option<Job<Ticket>> {
+        if job.tag.delivery.origin != Origin::Inherited {
+            return Some(job);
+        }
+        let quarantined = settle::quarantine(&self.attempt(job.attempt), &self.settings.policy);
+        match quarantined {
+            Some(settlement) => self.decided(job.tag, Some(job.event), settlement),
+            None => self.inherited.push_back(job),
+        }
+        None
+    }
+
+    /// Gives back whatever waits here; calls that have started go on.
+    fn drain(&mut self) {
+        self.draining = true;
+        drop(self.lanes.clear());
+        let waiting: Vec<_> = self.inherited.drain(..).chain(self.again.drain(..)).collect();
+        for job in waiting {
+            self.given_back(job.tag);
+        }
+    }
+
+    fn lane_of(&self, message: &Message) -> Option<Lane> {
+        let envelope = self.shared.profile.read(message).ok()?;
+        let event = self.shared.decoder.decode(message, envelope, self.raw()).ok()?;
+        dispatch::lane(self.settings.order, self.settings.key.as_deref(), &event)
+    }
+}
+
+/// Sleeps, but not for nothing: a timer costs up to a millisecond.
+async fn rest_for(pause: Duration) {
+    if !pause.is_zero() {
+        sleep(pause).await;
+    }
+}
+
+/// Waits for a future that may not be there, and takes it away when it is ready.
+async fn ready<T>(future: &mut Option<Step<T>>) -> T {
+    match future {
+        Some(pending) => {
+            let value = pending.await;
+            *future = None;
+            value
+        }
+        None => std::future::pending().await,
+    }
+}

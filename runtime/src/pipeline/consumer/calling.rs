@@ -1,0 +1,70 @@
+//! From the consumer to the workers and back.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::{BATCH, Begun, Consumer, Step, Ticket, rest_for};
+use crate::bus;
+use crate::pipeline::backoff::Backoff;
+use crate::sandbox::{Finished, Job, Ran};
+use crate::settle::{self, Attempt};
+
+impl Consumer {
+    pub(super) fn submit(&mut self, jobs: Vec<Job<Ticket>>) {
+        let mut jobs = jobs.into_iter().peekable();
+        while jobs.peek().is_some() {
+            let batch = jobs.by_ref().take(BATCH).collect();
+            self.shared.workers.submit(Arc::clone(&self.handler), batch, self.done.clone());
+        }
+    }
+
+    pub(super) fn begin(&mut self, trouble: &Backoff) -> Option<Step<Begun>> {
+        let job = self.inherited.pop_front()?;
+        self.inheriting = true;
+        let (subscription, pause) = (Arc::clone(&self.subscription), trouble.pause());
+        Some(Box::pin(async move {
+            rest_for(pause).await;
+            let begun = subscription.begin(&job.tag.delivery).await;
+            (job, begun)
+        }))
+    }
+
+    pub(super) fn begun(&mut self, mut job: Job<Ticket>, begun: Result<bool, bus::Error>, trouble: &mut Backoff) {
+        job.tag.recorded = true;
+        match begun {
+            _ if self.draining => self.given_back(job.tag),
+            Ok(true) => self.submit(vec![job]),
+            Ok(false) => self.given_back(job.tag),
+            Err(error) => {
+                trouble.more(&self.tally.handler, &error);
+                job.tag.recorded = false;
+                self.inheriting = false;
+                self.inherited.push_front(job);
+            }
+        }
+    }
+
+    /// A job comes back from the workers.
+    pub(super) fn called(&mut self, finished: Finished<Ticket>) {
+        let Finished { event, tag: ticket, ran } = finished;
+        match ran {
+            Ran::NotCalled(_) if self.draining => self.given_back(ticket),
+            Ran::NotCalled(reason) => {
+                tracing::debug!(handler = self.tally.handler, reason, "the call did not start; it is offered again");
+                self.again.push(Job { event, attempt: ticket.attempt, replayed: false, tag: ticket });
+            }
+            Ran::Called { verdict, effects, .. } => {
+                let settlement = settle::decide(verdict, effects, &self.attempt(ticket.attempt), &self.settings.policy);
+                self.decided(ticket, Some(event), settlement);
+            }
+        }
+    }
+
+    pub(super) fn attempt(&self, number: u32) -> Attempt<'_> {
+        // The clock's nanoseconds are as good as a die here, and need no generator.
+        let at = SystemTime::now();
+        let nanos = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().subsec_nanos();
+        let dice = f64::from(nanos % 1_000_003) / 1_000_003.0;
+        Attempt { handler: &self.tally.handler, module: self.handler.module().digest(), number, at, dice }
+    }
+}

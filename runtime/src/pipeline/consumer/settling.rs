@@ -1,0 +1,192 @@
+//! From a decided settlement to the bus, and what follows from its answer.
+
+use std::sync::Arc;
+
+use super::{Consumer, Flushed, Meta, Step, Ticket, Unsettled, rest_for};
+use crate::bus::{Delivery, DeliveryId, Settled};
+use crate::dispatch::{Lane, Release};
+use crate::event::{Effects, Event, Message, Settlement, Verdict, code};
+use crate::pipeline::Stopped;
+use crate::pipeline::backoff::Backoff;
+use crate::pipeline::observe::{Outcome, Record};
+use crate::sandbox::Job;
+use crate::settle;
+
+impl Consumer {
+    pub(super) fn unreadable(
+        &mut self,
+        ticket: Ticket,
+        event: Option<Event>,
+        code: &str,
+        reason: String,
+    ) -> Option<Job<Ticket>> {
+        // No call was started for it.
+        let settlement = settle::unreadable(code, reason, &self.attempt(ticket.delivery.attempts));
+        self.decided(ticket, event, settlement);
+        None
+    }
+
+    pub(super) fn decided(&mut self, ticket: Ticket, event: Option<Event>, settlement: Settlement) {
+        let outcome = match &settlement {
+            Settlement::Ack(effects) => {
+                Outcome::Acked { published: effects.publish.len(), written: effects.writes.len() }
+            }
+            Settlement::Retry(entry) => {
+                Outcome::Retrying { code: entry.code.clone(), reason: entry.reason.clone(), due: entry.due }
+            }
+            Settlement::Dead(cause) => Outcome::Dead { code: cause.code.clone(), reason: cause.reason.clone() },
+        };
+        self.unsettled.push(Unsettled { ticket, event, settlement, outcome });
+    }
+
+    /// Sends everything that has gathered. One flush at a time: what comes meanwhile makes the next one larger.
+    pub(super) fn flush(&mut self, trouble: &Backoff) -> Step<Flushed> {
+        let mut metas = Vec::with_capacity(self.unsettled.len());
+        let mut batch = Vec::with_capacity(self.unsettled.len());
+        for Unsettled { ticket, event, settlement, outcome } in self.unsettled.drain(..) {
+            metas.push(Meta {
+                id: ticket.delivery.id(),
+                attempt: ticket.attempt,
+                lane: ticket.lane,
+                turn: ticket.turn,
+                recorded: ticket.recorded,
+                message: ticket.delivery.message.clone(),
+                event,
+                outcome,
+            });
+            batch.push((ticket.delivery, settlement));
+        }
+        let (subscription, pause) = (Arc::clone(&self.subscription), trouble.pause());
+        Box::pin(async move {
+            rest_for(pause).await;
+            let settled = subscription.settle(batch).await;
+            metas.into_iter().zip(settled).collect()
+        })
+    }
+
+    pub(super) fn settled(&mut self, meta: Meta, settled: Settled, trouble: &mut Backoff) {
+        match settled {
+            Settled::Committed => {
+                trouble.over(&self.tally.handler);
+                self.ended(meta);
+            }
+            Settled::Lost => self.ended(Meta { outcome: Outcome::Lost, ..meta }),
+            Settled::Conflict(delivery) => {
+                let (ticket, event, _) = meta.with(delivery);
+                // Only a call reads keys, so there is an event.
+                match event {
+                    Some(event) if !self.draining => {
+                        self.again.push(Job { event, attempt: ticket.attempt, replayed: false, tag: ticket });
+                    }
+                    _ => self.given_back(ticket),
+                }
+            }
+            Settled::Refused(delivery, reason) => {
+                let (ticket, event, _) = meta.with(delivery);
+                let verdict = Verdict::Retry { code: code::EFFECTS_REFUSED.to_owned(), reason, after: None };
+                let attempt = self.attempt(ticket.attempt);
+                let settlement = settle::decide(verdict, Effects::default(), &attempt, &self.settings.policy);
+                self.decided(ticket, event, settlement);
+            }
+            Settled::Failed(delivery, settlement, error) => {
+                trouble.more(&self.tally.handler, &error);
+                let (ticket, event, outcome) = meta.with(delivery);
+                self.unsettled.push(Unsettled { ticket, event, settlement, outcome });
+            }
+        }
+    }
+
+    /// A delivery has left this consumer's hands.
+    fn ended(&mut self, meta: Meta) {
+        self.in_hand -= 1;
+        self.forget(meta.id);
+        self.inheriting &= !meta.recorded;
+        self.tally.count(&meta.outcome);
+        self.tell(&meta);
+        match &meta.outcome {
+            outcome if outcome.is_failure() => self.failed(),
+            Outcome::Acked { .. } => self.failures = 0,
+            _ => {}
+        }
+        let how = if matches!(meta.outcome, Outcome::Retrying { .. }) { Release::Retrying } else { Release::Gone };
+        self.release(meta.lane.as_ref(), meta.turn, &meta.message, how);
+    }
+
+    /// A delivery goes back to the bus unsettled: its receipt is dropped here.
+    pub(super) fn given_back(&mut self, ticket: Ticket) {
+        self.in_hand -= 1;
+        self.inheriting &= !ticket.recorded;
+        self.forget(ticket.delivery.id());
+        self.release(ticket.lane.as_ref(), ticket.turn, &ticket.delivery.message, Release::Gone);
+    }
+
+    fn forget(&mut self, id: DeliveryId) {
+        self.lost.remove(&id);
+        if !self.is_busy() {
+            // A renewal may name what was settled while it was under way.
+            self.lost.clear();
+        }
+    }
+
+    /// Lets the next of the lane run.
+    fn release(&mut self, lane: Option<&Lane>, turn: u64, message: &Message, how: Release) {
+        let Some(lane) = lane.filter(|_| turn == self.turn) else { return };
+        let mut released = (message.first.clone(), how);
+        while let Some(job) = self.lanes.release(lane, &released.0, released.1) {
+            if self.draining || self.lost.remove(&job.tag.delivery.id()) {
+                released = (job.event.first.clone(), Release::Gone);
+                continue;
+            }
+            self.in_hand += 1;
+            if let Some(job) = self.one_at_a_time(job) {
+                self.submit(vec![job]);
+            }
+            return;
+        }
+    }
+
+    pub(super) fn failed(&mut self) {
+        self.failures += 1;
+        if self.shared.consecutive_errors_limit.is_some_and(|limit| limit > 0 && self.failures >= limit) {
+            let reason = Stopped::ConsecutiveErrors { handler: self.tally.handler.clone(), count: self.failures };
+            // A full channel means that the host is stopping already.
+            drop(self.stop.try_send(reason));
+        }
+    }
+
+    fn tell(&self, meta: &Meta) {
+        let (id, kind) = meta.event.as_ref().map_or(("", ""), |event| (&*event.metadata.id, &*event.metadata.kind));
+        let (handler, position, attempt) = (&*self.tally.handler, &meta.message.position, meta.attempt);
+        match &meta.outcome {
+            Outcome::Retrying { code, reason, .. } => {
+                tracing::warn!(handler, id, %position, attempt, code, reason, "the event will be tried again");
+            }
+            Outcome::Dead { code, reason } => {
+                tracing::error!(handler, id, %position, attempt, code, reason, "the event is a dead letter");
+            }
+            Outcome::Lost => {
+                tracing::info!(handler, id, %position, attempt, "the event was taken over by another consumer");
+            }
+            Outcome::Acked { .. } | Outcome::Skipped => {}
+        }
+        self.shared.observer.settled(&Record {
+            handler,
+            topic: &meta.message.topic,
+            position,
+            id,
+            kind,
+            attempt,
+            outcome: &meta.outcome,
+        });
+    }
+}
+
+// === impl Meta ===
+
+impl Meta {
+    /// The ticket again, from a delivery that the bus gave back.
+    fn with(self, delivery: Delivery) -> (Ticket, Option<Event>, Outcome) {
+        let Self { attempt, lane, turn, recorded, event, outcome, .. } = self;
+        (Ticket { delivery, attempt, lane, turn, recorded }, event, outcome)
+    }
+}

@@ -1,0 +1,171 @@
+//! The real `sandbar` binary, run as a process that ends with the test that started it.
+
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use super::BOUND;
+
+/// A folder of one test's own: configuration, log files, perhaps the bus.
+pub(crate) struct Bench {
+    dir: tempfile::TempDir,
+}
+
+/// A running host.
+pub(crate) struct Host {
+    child: Child,
+    log: PathBuf,
+    stdout: PathBuf,
+}
+
+/// One `[[handler]]` of a configuration, as TOML.
+pub(crate) struct HandlerToml(String);
+
+/// Where the built guests are.
+pub(crate) fn guest(name: &str) -> PathBuf {
+    let dir = std::env::var_os("SANDBAR_GUESTS").map_or_else(|| workspace().join("target/guests/out"), PathBuf::from);
+    let path = dir.join(format!("{name}.wasm"));
+    assert!(path.is_file(), "{} is missing: run `make guests`", path.display());
+    path
+}
+
+/// The workspace's folder.
+pub(crate) fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// The binary under test.
+pub(crate) fn binary() -> PathBuf {
+    let path = std::env::var_os("SANDBAR_BIN").map_or_else(|| workspace().join("target/debug/sandbar"), PathBuf::from);
+    assert!(path.is_file(), "{} is missing: run `make test`, which builds it", path.display());
+    path
+}
+
+// === impl HandlerToml ===
+
+impl HandlerToml {
+    /// A handler that reads one topic from its beginning, with a lease that runs out within a test.
+    pub(crate) fn new(name: &str, module: &str, topic: &str) -> Self {
+        let module = guest(module);
+        Self(format!(
+            "[[handler]]\nname = {name:?}\nmodule = {module:?}\ntopics = [{topic:?}]\nstart = \"beginning\"\nlease = \"1s\"\n"
+        ))
+    }
+
+    /// Adds one line; tables come last.
+    pub(crate) fn with(mut self, line: &str) -> Self {
+        writeln!(self.0, "{line}").unwrap();
+        self
+    }
+}
+
+// === impl Bench ===
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Writes `sandbar.toml` and returns where.
+    pub(crate) fn config(&self, url: &str, handlers: &[HandlerToml]) -> PathBuf {
+        let path = self.path("sandbar.toml");
+        let mut text = format!("[bus]\nurl = {url:?}\n\n");
+        for HandlerToml(handler) in handlers {
+            writeln!(text, "{handler}").unwrap();
+        }
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// The binary with a clean environment and these arguments.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(args).env_clear().current_dir(self.dir.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Starts `sandbar run`.
+    pub(crate) fn run(&self, config: &Path, more: &[&str]) -> Host {
+        let name = uuid::Uuid::new_v4().simple().to_string();
+        let (log, stdout) = (self.path(&format!("{name}.log")), self.path(&format!("{name}.out")));
+        let child = self
+            .command(&["run", "--config"])
+            .arg(config)
+            .args(more)
+            .stdout(File::create(&stdout).unwrap())
+            .stderr(File::create(&log).unwrap())
+            .spawn()
+            .unwrap();
+        Host { child, log, stdout }
+    }
+
+    /// Runs a command to its end and returns exit code, standard output and standard error.
+    pub(crate) fn output(&self, args: &[&str]) -> (i32, String, String) {
+        let output = self.command(args).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+}
+
+// === impl Host ===
+
+impl Host {
+    /// Ends it as a power failure would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Sends SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    }
+
+    /// Waits for its end.
+    pub(crate) fn wait(&mut self, bound: Duration) -> ExitStatus {
+        let end = Instant::now() + bound;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < end, "the host did not end within {bound:?}");
+            #[expect(clippy::disallowed_methods, reason = "a test's own thread, and the wait is bounded")]
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits for its end and asserts that it went well.
+    pub(crate) fn finish(&mut self) {
+        let status = self.wait(BOUND * 3);
+        assert!(status.success(), "the host ended with {status}");
+    }
+
+    /// What it did, if it was started with `--json` and has ended.
+    pub(crate) fn summary(&self) -> serde_json::Value {
+        let text = fs::read_to_string(&self.stdout).unwrap();
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
+    }
+
+    /// What it has logged so far.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Both fail if it has ended, which is as good.
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            eprintln!("--- {}\n{}", self.log.display(), self.log());
+        }
+    }
+}
