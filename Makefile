@@ -1,0 +1,95 @@
+# Sandbar's commands, the same for people and for CI. `make` lists them.
+#
+# Everything that is installed or built goes under the target directory, except Debian's packages and the compiler for
+# the guests. Each piece of the set-up does nothing when it is up to date.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+target := $(abspath $(or $(CARGO_TARGET_DIR),target))
+venv := $(target)/peers/venv
+
+# What the tests and the benchmark are told: the built guests, the Python with the real event bus, the host's binary.
+export SANDBAR_GUESTS := $(target)/guests/out
+export SANDBAR_PYTHON := $(venv)/bin/python
+export SANDBAR_BIN := $(target)/debug/sandbar
+
+# The guests are no members of the workspace: they are built for another target, perhaps by another compiler. Their
+# unit tests and lints run on this machine all the same.
+guests := $(wildcard example-handlers/Cargo.toml tests/guests/Cargo.toml)
+guests_on_host := $(target)/guests/host
+shell_scripts := .ci/run $(wildcard scripts/*.sh)
+
+.PHONY: help
+help: ## List the commands
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+
+# === For users ===
+
+.PHONY: demo
+demo: cc guests ## Build everything and run sample events through sample handlers, without any server
+	cargo build --package sandbar
+	$(SANDBAR_BIN) demo
+
+.PHONY: build
+build: cc ## Build the release binary, target/release/sandbar
+	cargo build --release --package sandbar
+
+# === For developers ===
+
+.PHONY: test
+test: setup ## Set up what the tests need and run all of them
+	cargo build --workspace --all-targets
+	cargo test --workspace
+	cargo test --manifest-path example-handlers/Cargo.toml --target-dir $(guests_on_host)
+
+.PHONY: lint
+lint: cc peers ## Check format, clippy, licences, bans, sources and scripts
+	for manifest in Cargo.toml $(guests); do cargo fmt --all --check --manifest-path "$$manifest"; done
+	cargo clippy --workspace --all-targets -- -D warnings
+	for manifest in $(guests); do cargo clippy --manifest-path "$$manifest" --target-dir $(guests_on_host) --all-targets -- -D warnings; done
+	$(SANDBAR_PYTHON) scripts/licences.py Cargo.toml $(guests)
+	$(SANDBAR_PYTHON) -m compileall -q scripts tests/peers
+	for script in $(shell_scripts); do bash -n "$$script"; done
+	if command -v shellcheck >/dev/null; then shellcheck --external-sources --severity=warning $(shell_scripts); else echo "lint: no shellcheck here, shell scripts were only parsed"; fi
+
+.PHONY: deny
+deny: ## Check licences, bans and sources with cargo-deny, which must be installed
+	cargo deny --all-features check licenses bans sources
+
+.PHONY: audit
+audit: ## Check dependencies against the advisory database; fails where that cannot be fetched
+	scripts/audit.sh
+
+.PHONY: bench
+bench: setup ## Measure events per second beside a bare loop and the Python consumer
+	cargo build --release --package sandbar --package sandbar-bench
+	SANDBAR_BIN=$(target)/release/sandbar $(target)/release/sandbar-bench
+
+.PHONY: clean
+clean: ## Remove everything that was built
+	cargo clean
+	rm -rf bench/out
+
+# === Set-up ===
+
+.PHONY: setup
+setup: cc redis peers guests ## Set up what the tests need, and nothing else
+
+.PHONY: cc
+cc:
+	@scripts/apt-install.sh cc=build-essential
+
+.PHONY: redis
+redis:
+	@scripts/apt-install.sh redis-server=redis-server
+
+.PHONY: peers
+peers:
+	@scripts/python-peers.sh $(venv)
+
+.PHONY: guests
+guests: cc ## Build the guests to WebAssembly components
+	@scripts/build-guests.sh

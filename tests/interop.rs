@@ -1,0 +1,174 @@
+//! The real Python packages on the other side of a real Redis: what they publish arrives here, and what is published
+//! here arrives there, byte for byte.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use sandbar::bus::{Bus, Fetched, Group, Settings, Start, open};
+use sandbar::decode::{self, Decoder};
+use sandbar::event::{Effects, Encoding, Envelope, Message, Metadata, Outgoing, Payload, Settlement, Topic};
+use sandbar::wire::{Identity, Profile};
+
+use crate::interop::python::{Consumer, Produced, produce};
+use crate::interop::vectors::{Vector, vectors};
+use crate::support::bounded;
+use crate::support::host::{Bench, HandlerToml};
+use crate::support::redis::Server;
+
+pub(crate) mod python;
+pub(crate) mod vectors;
+
+const PREFIX: &str = "dev";
+/// Releases of openedx-events before 11 cannot express these.
+const NEWER_THAN_10: [&str; 2] = [
+    "org.openedx.learning.discussions.configuration.changed.v1",
+    "org.openedx.learning.course.notification.requested.v1",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_python_publishes_arrives_here() {
+    let server = Server::start(&[]).await;
+    let sent = expressible(&produce(&server.url(), PREFIX, &vectors()).await);
+
+    let topics: HashSet<&str> = sent.iter().map(|vector| vector.topic.as_str()).collect();
+    let messages = receive(&server.url(), &topics, sent.len()).await;
+
+    let decoder = Decoder::load(&decode::Settings::default()).unwrap();
+    for vector in &sent {
+        let message = messages.iter().find(|message| message.fields.get("id") == Some(vector.metadata.id.as_bytes()));
+        let message = message.unwrap_or_else(|| panic!("{} did not arrive", vector.event_type));
+        assert_eq!(message.fields, vector.fields(), "{}", vector.event_type);
+        assert_eq!(&*message.topic, vector.topic);
+
+        let envelope = Profile::OpenEdx.read(message).unwrap();
+        let event = decoder.decode(message, envelope, false).unwrap();
+        assert_eq!(event.metadata.kind, vector.event_type);
+        assert_eq!(event.metadata.source, vector.metadata.source);
+        assert_eq!(event.metadata.time, vector.metadata.time);
+        let Payload::Json(json) = event.payload else { panic!("{} was not decoded", vector.event_type) };
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), vector.data, "{}", vector.event_type);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_published_here_arrives_in_python() {
+    const TOPIC: &str = "interop";
+    let server = Server::start(&[]).await;
+    // Says which events this release can express. That Python writes them in the vectors' bytes is shown above.
+    let sent = expressible(&produce(&server.url(), "python", &vectors()).await);
+
+    let decoder = Decoder::load(&decode::Settings::default()).unwrap();
+    let outgoing: Vec<Outgoing> = sent.iter().map(|vector| outgoing(&decoder, TOPIC, vector)).collect();
+    for (vector, ours) in sent.iter().zip(&outgoing) {
+        assert_eq!(ours.fields, vector.fields(), "{} is written in other bytes", vector.event_type);
+    }
+    publish(&server.url(), &outgoing).await;
+
+    let received = Consumer::start(&server.url(), PREFIX, TOPIC, "reports", sent.len()).await.events().await;
+    assert_eq!(received.len(), sent.len());
+    for (vector, event) in sent.iter().zip(&received) {
+        assert_eq!(event["type"], vector.event_type);
+        assert_eq!(event["id"], vector.metadata.id);
+        assert_eq!(event["source"], vector.metadata.source);
+        assert_eq!(event["sourcehost"], vector.metadata.sourcehost);
+        assert_eq!(event["time"], vector.metadata.time);
+        assert_eq!(event["data"], vector.data_in_python, "{}", vector.event_type);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handler_stands_between_two_python_services() {
+    const TOPIC: &str = "interop";
+    let server = Server::start(&[]).await;
+    let mut vectors = vectors();
+    for vector in &mut vectors {
+        TOPIC.clone_into(&mut vector.topic);
+    }
+    let sent = expressible(&produce(&server.url(), "", &vectors).await);
+
+    let bench = Bench::new();
+    let echo = HandlerToml::new("echo", "echo", TOPIC).with("[handler.grants]").with("publish = [\"echoed\"]");
+    let config = bench.config(&server.url(), &[echo]);
+    bench.run(&config, &["--until-idle"]).finish();
+
+    let received = Consumer::start(&server.url(), "", "echoed", "reports", sent.len()).await.events().await;
+    // The handler may be called for several events at once, so they need not come in order.
+    for vector in &sent {
+        let event = received.iter().find(|event| event["type"] == vector.event_type);
+        let event = event.unwrap_or_else(|| panic!("{} did not arrive", vector.event_type));
+        assert_eq!(event["data"], vector.data_in_python, "{}", vector.event_type);
+        assert_ne!(event["id"], vector.metadata.id, "what is published is an event of its own");
+    }
+}
+
+/// The vectors that were sent, after a look that none was left out without reason.
+fn expressible(produced: &Produced) -> Vec<Vector> {
+    let expected: HashSet<&str> =
+        if produced.openedx_events.starts_with("10.") { HashSet::from(NEWER_THAN_10) } else { HashSet::new() };
+    let left_out: HashSet<&str> = produced.unsupported.iter().map(String::as_str).collect();
+    assert_eq!(left_out, expected, "what openedx-events {} cannot express", produced.openedx_events);
+    let sent: Vec<Vector> = vectors().into_iter().filter(|v| !left_out.contains(v.event_type.as_str())).collect();
+    assert_eq!(sent.len() + left_out.len(), 15);
+    sent
+}
+
+/// An event as a handler would publish it, with the vector's metadata.
+fn outgoing(decoder: &Decoder, topic: &str, vector: &Vector) -> Outgoing {
+    let metadata = &vector.metadata;
+    let lib: Vec<String> = metadata.sourcelib.iter().map(u64::to_string).collect();
+    let identity = Identity { source: metadata.source.clone(), host: metadata.sourcehost.clone(), lib: lib.join(".") };
+    let envelope = Envelope {
+        metadata: Metadata {
+            id: metadata.id.clone(),
+            kind: vector.event_type.clone(),
+            source: metadata.source.clone(),
+            time: metadata.time.clone(),
+            ..Metadata::default()
+        },
+        encoding: Encoding::Avro,
+        payload: decoder.to_avro(&vector.event_type, &vector.data.to_string()).unwrap().into(),
+    };
+    Outgoing { topic: topic.into(), fields: Profile::OpenEdx.write(&envelope, &identity) }
+}
+
+async fn bus(url: &str) -> std::sync::Arc<dyn Bus> {
+    let settings = Settings { url: url.to_owned(), topic_prefix: Some(PREFIX.to_owned()), stream_max_len: None };
+    open(&settings).await.unwrap()
+}
+
+async fn publish(url: &str, messages: &[Outgoing]) {
+    let positions = bounded("publish", bus(url).await.publish(messages)).await.unwrap();
+    assert_eq!(positions.len(), messages.len());
+}
+
+/// Reads `count` messages as a new group that starts at the beginning, and acknowledges them.
+async fn receive(url: &str, topics: &HashSet<&str>, count: usize) -> Vec<Message> {
+    let bus = bus(url).await;
+    let group = Group {
+        name: "interop".to_owned(),
+        topics: topics.iter().map(|topic| Topic::from(*topic)).collect(),
+        start: Start::Beginning,
+        lease: Duration::from_secs(30),
+        consumer: "interop".to_owned(),
+        exclusive: false,
+        join_foreign: false,
+    };
+    let subscription = bounded("subscribe", bus.subscribe(&group)).await.unwrap();
+    let mut messages = Vec::new();
+    bounded("receive", async {
+        while messages.len() < count {
+            let Fetched::Deliveries(deliveries) = subscription.fetch(count, Duration::from_secs(5)).await.unwrap()
+            else {
+                panic!("only exclusive groups stand by")
+            };
+            messages.extend(deliveries.iter().map(|delivery| delivery.message.clone()));
+            let acks = deliveries.into_iter().map(|delivery| (delivery, Settlement::Ack(Effects::default()))).collect();
+            for settled in subscription.settle(acks).await {
+                assert!(matches!(settled, sandbar::bus::Settled::Committed), "{settled:?}");
+            }
+        }
+    })
+    .await;
+    subscription.close().await.unwrap();
+    messages
+}
