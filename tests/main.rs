@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod conformance;
 mod crash;
+mod documents;
 mod examples;
 mod fastavro;
 mod interop;
