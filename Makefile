@@ -64,9 +64,9 @@ audit: ## Check dependencies against the advisory database; fails where that can
 	scripts/audit.sh
 
 .PHONY: bench
-bench: setup ## Measure events per second beside a bare loop and the Python consumer
+bench: setup ## Measure events per second beside a bare loop and the Python consumer; writes the README's table
 	cargo build --release --package sandbar --package sandbar-bench
-	SANDBAR_BIN=$(target)/release/sandbar $(target)/release/sandbar-bench
+	SANDBAR_BIN=$(target)/release/sandbar $(target)/release/sandbar-bench --into README.md
 
 .PHONY: clean
 clean: ## Remove everything that was built

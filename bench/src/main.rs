@@ -38,6 +38,9 @@ struct Options {
     /// Where the summary goes.
     #[arg(long, default_value_os_t = root().join("bench/out"))]
     out: PathBuf,
+    /// A document between whose marks the table is put.
+    #[arg(long)]
+    into: Option<PathBuf>,
 }
 
 fn main() -> Result<()> {
@@ -60,6 +63,9 @@ fn main() -> Result<()> {
         }
     }
     summary.write(&options.out)?;
+    if let Some(document) = &options.into {
+        summary.put_into(document)?;
+    }
     print!("{}", summary.markdown());
     Ok(())
 }

@@ -13,6 +13,10 @@ use crate::contender::Contender;
 const RATIOS: [(Contender, Contender); 2] =
     [(Contender::NoopFresh, Contender::Python), (Contender::NoopFresh, Contender::Bare)];
 
+/// Between these lines of a document stand the figures, and whatever stood there before is replaced.
+const BEGIN: &str = "<!-- figures: `make bench` writes them here -->";
+const END: &str = "<!-- end of the figures -->";
+
 /// Everything that was measured.
 pub(crate) struct Summary {
     machine: String,
@@ -85,6 +89,15 @@ impl Summary {
         text
     }
 
+    /// Puts the table between the two marks of a document.
+    pub(crate) fn put_into(&self, document: &Path) -> Result<()> {
+        let text = fs::read_to_string(document).with_context(|| format!("cannot read {}", document.display()))?;
+        let (before, rest) = text.split_once(BEGIN).context("the document has no mark where the figures begin")?;
+        let (_, after) = rest.split_once(END).context("the document has no mark where the figures end")?;
+        fs::write(document, format!("{before}{BEGIN}\n{}{END}{after}", self.markdown()))
+            .with_context(|| format!("cannot write {}", document.display()))
+    }
+
     fn figures(&self) -> Vec<Figure> {
         self.rates.iter().map(|(contender, rates)| Figure::of(contender.to_string(), Some("events/s"), rates)).collect()
     }
@@ -132,6 +145,19 @@ mod tests {
         assert_eq!(ratios.len(), 1);
         assert_eq!(ratios[0].name, "noop_fresh/python");
         assert_eq!((ratios[0].median, ratios[0].min, ratios[0].max), (10.0, 5.0, 20.0));
+    }
+
+    #[test]
+    fn figures_replace_what_stood_between_the_marks() {
+        let mut summary = Summary::new("machine".into(), "events".into());
+        summary.add(Contender::Bare, 7.0);
+        let folder = tempfile::tempdir().unwrap();
+        let document = folder.path().join("README.md");
+        fs::write(&document, format!("before\n{BEGIN}\nold\n{END}\nafter\n")).unwrap();
+        summary.put_into(&document).unwrap();
+        let text = fs::read_to_string(&document).unwrap();
+        assert!(text.starts_with("before\n") && text.ends_with("\nafter\n"), "{text}");
+        assert!(text.contains("| 7 | 7 | 7 |") && !text.contains("old"), "{text}");
     }
 
     #[test]
