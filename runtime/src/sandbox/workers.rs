@@ -152,13 +152,14 @@ impl<T: Send + 'static> Shared<T> {
 
     fn work(self: Arc<Self>, seat: &Arc<Seat<T>>) {
         while let Some(part) = self.next() {
+            // One reference for the batch: those who share a handler would slow each other down counting.
+            let handler = Arc::clone(&part.handler);
             seat.sit(part);
-            while let Some((handler, job)) = seat.begin(self.closed.load(Ordering::Relaxed)) {
+            while let Some(job) = seat.begin(self.closed.load(Ordering::Relaxed)) {
                 let about = (job.attempt, job.replayed);
                 let waiting = Arc::clone(seat) as Arc<dyn super::host::Waiting>;
                 let (event, ran) = super::call::run(&self.sandbox, &handler.handling, job.event, about, Some(waiting));
                 seat.end(&self, Finished { event, tag: job.tag, ran });
-                seat.yield_turn(&self);
             }
             seat.stand(&self);
         }
