@@ -12,6 +12,10 @@ use super::Limits;
 pub const TIME: Duration = Duration::from_secs(1);
 
 /// Bytes of all memories of an instance. A Rust handler needs 1 to 2 MiB, a JavaScript engine 10, Python 40.
+///
+/// It is the sum that counts, and it is counted while the instance is made and runs. When a handler is set up only the
+/// largest memory of its module is known, so that one is compared with the limit there; a component of several
+/// memories that start with more together loads, and each call of it ends with the code `memory-limit`.
 pub const MEMORY: u64 = 64 << 20;
 
 /// The largest linear memory that 32-bit WebAssembly can address, and so the largest slot a pool can have.
@@ -135,7 +139,8 @@ pub const LOG_BYTES: usize = 64 << 10;
 /// Bytes of the reason of a failure: it is kept in the retry store and in the dead letter.
 pub const REASON_BYTES: usize = 2 << 10;
 
-/// Bytes of what a guest wrote last to its standard error, put into the reason when it traps.
+/// Bytes of what a guest said last (an error line of its log, or its standard error), put into the reason when it
+/// traps: a message and where it came from.
 pub const LAST_WORDS_BYTES: usize = 512;
 
 /// Bytes of a code that groups failures.
