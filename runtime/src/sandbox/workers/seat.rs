@@ -40,8 +40,8 @@ impl<T: Send + 'static> Seat<T> {
     }
 
     /// Takes a batch, with a slot.
-    pub(super) fn sit(&self, part: Part<T>) {
-        *self.lock() = Some(Batch::new(part, Instant::now()));
+    pub(super) fn sit(&self, part: Part<T>, now: Instant) {
+        *self.lock() = Some(Batch::new(part, now));
     }
 
     /// The next job to call the guest with.
@@ -66,8 +66,7 @@ impl<T: Send + 'static> Seat<T> {
 
     /// Keeps what came of a job until its chunk is sent. A batch that has had its turn goes to the end of the line, if
     /// there is one.
-    pub(super) fn end(&self, shared: &Arc<Shared<T>>, finished: Finished<T>) {
-        let now = Instant::now();
+    pub(super) fn end(&self, shared: &Arc<Shared<T>>, finished: Finished<T>, now: Instant) {
         let mut seat = self.lock();
         let Some(batch) = seat.as_mut() else { return };
         batch.computing = None;
@@ -192,30 +191,8 @@ impl<T, H> Batch<T, H> {
 mod tests {
     use std::time::Duration;
 
-    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-
+    use super::super::queue::tests::{event, part};
     use super::*;
-    use crate::event::{Event, Metadata, Payload};
-
-    type Name = &'static str;
-    type Chunks = UnboundedReceiver<Vec<Finished<u32>>>;
-
-    fn event() -> Event {
-        Event {
-            topic: "t".into(),
-            position: "1".into(),
-            first: "1".into(),
-            metadata: Metadata::default(),
-            content_type: String::new(),
-            payload: Payload::Json(String::new()),
-        }
-    }
-
-    fn part(handler: &Arc<Name>, tags: std::ops::Range<u32>) -> (Part<u32, Name>, Chunks) {
-        let (done, chunks) = unbounded_channel();
-        let jobs = tags.map(|tag| Job { event: event(), attempt: 1, replayed: false, tag }).collect();
-        (Part { handler: Arc::clone(handler), jobs, done }, chunks)
-    }
 
     #[test]
     fn a_turn_ends_after_its_time_and_the_rest_goes_behind_those_who_wait() {
