@@ -7,7 +7,7 @@ use std::time::Duration;
 use sandbar::bus::Start;
 use sandbar::config::{Config, Environment, PayloadForm, Place};
 use sandbar::dispatch::Order;
-use sandbar::sandbox::PublishGrant;
+use sandbar::sandbox::{PublishGrant, Secret};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -100,6 +100,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(config.host.grace, Duration::from_secs(30));
     assert_eq!(config.host.consecutive_errors_limit, None);
     assert!(config.host.consumers_enabled);
+    assert_eq!(config.host.secret, None);
 }
 
 #[test]
@@ -122,6 +123,7 @@ service = "lms"
 poll_timeout = "250ms"
 consumers_enabled = false
 consecutive_errors_limit = 7
+secret = "sixteen letters!"
 log = { level = "debug", format = "json" }
 [[handler]]
 name = "xapi"
@@ -165,6 +167,7 @@ payload = "raw"
     assert_eq!((host.threads, host.grace), (3, Duration::from_secs(90)));
     assert_eq!((host.service.as_str(), host.poll_timeout), ("lms", Duration::from_millis(250)));
     assert_eq!((host.consumers_enabled, host.consecutive_errors_limit), (false, Some(7)));
+    assert_eq!(host.secret, Some(Secret::new(b"sixteen letters!")));
     assert_eq!((host.log.level.as_str(), host.log.format), ("debug", sandbar::telemetry::Format::Json));
 
     let xapi = &config.handlers[0];
@@ -224,6 +227,7 @@ fn the_environment_overrides_every_key() {
             ("SANDBAR_SCHEMAS__BUILTIN", "false"),
             ("SANDBAR_HOST__THREADS", "2"),
             ("SANDBAR_HOST__MAX_PAYLOAD", "4096"),
+            ("SANDBAR_HOST__SECRET", "0123456789abcdef"),
             ("SANDBAR_HOST__LOG__LEVEL", "warn"),
             ("SANDBAR_HANDLER__MIRROR_V1_2__MAX_ATTEMPTS", "8"),
             ("SANDBAR_HANDLER__MIRROR_V1_2__TOPICS", r#"["a", "b,c"]"#),
@@ -245,6 +249,7 @@ fn the_environment_overrides_every_key() {
     assert!(!config.schemas.builtin);
     assert_eq!((config.host.threads, config.schemas.max_payload), (2, 4096));
     assert_eq!(config.host.log.level, "warn");
+    assert_eq!(config.host.secret, Some(Secret::new(b"0123456789abcdef")));
     assert_eq!(config.bus_place, Place::Environment("SANDBAR_BUS__URL".to_owned()));
     let handler = &config.handlers[0];
     assert_eq!(handler.policy.max_attempts, 8);
@@ -296,4 +301,21 @@ fn the_python_names_stand_under_the_file() {
 fn no_message_shows_a_password() {
     let error = load("[bus]\nurl = \"redsi://user:hunter2@bus:6379/\"\n", &[]).unwrap_err();
     assert!(error.contains("@bus:6379") && !error.contains("hunter2") && !error.contains("user:"), "{error}");
+}
+
+#[test]
+fn the_secret_is_never_shown() {
+    const NAME: &str = "SANDBAR_HOST__SECRET";
+    let config = load(SMALL, &[(NAME, "hunter2 and hunter3")]).unwrap();
+    assert!(config.host.secret.is_some());
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+    let environment: Environment = [(NAME, "hunter2 and hunter3")].into_iter().collect();
+    assert_eq!(format!("{environment:?}"), r#"{"SANDBAR_HOST__SECRET"}"#);
+    for (short, shown) in [("hunter2", "hunter2"), ("1234567", "1234567")] {
+        let error = load(SMALL, &[(NAME, short)]).unwrap_err();
+        assert!(error.contains("`secret` in [host]") && !error.contains(shown), "{error}");
+    }
+    let error = load("[host]\nsecret = 1234567\n[bus]\nurl = \"sqlite:e.db\"\n", &[]).unwrap_err();
+    assert!(error.contains("16 bytes or more") && !error.contains("1234567"), "{error}");
+    assert_eq!(load(SMALL, &[(NAME, "")]).unwrap().host.secret, None, "empty is not set");
 }

@@ -5,6 +5,7 @@ mod contract;
 mod effects;
 mod loading;
 mod said;
+mod secret;
 mod support;
 mod wasi;
 mod workers;

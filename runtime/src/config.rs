@@ -11,6 +11,7 @@ use std::{fs, io};
 
 use crate::bus;
 use crate::decode;
+use crate::sandbox;
 use crate::telemetry;
 use crate::wire;
 
@@ -70,6 +71,8 @@ pub struct Host {
     pub consumers_enabled: bool,
     /// `run` ends after so many failures in a row: reads that failed, or events that were not handled.
     pub consecutive_errors_limit: Option<u32>,
+    /// Seeds the random numbers of handlers; made up at each start if there is none.
+    pub secret: Option<sandbox::Secret>,
     /// What is logged and how.
     pub log: telemetry::Settings,
 }
@@ -89,6 +92,9 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Threads beyond this are a slip of the keyboard.
 const MOST_THREADS: u64 = 1024;
+
+/// Bytes of a secret at least: shorter ones can be found by trying.
+const LEAST_SECRET: usize = 16;
 
 /// The release of openedx-events that the built-in schemas are of: the `sourcelib` header.
 const SOURCE_LIB: &str = "11.2.0";
@@ -251,7 +257,22 @@ fn host(section: &mut Section<'_>) -> Host {
         poll_timeout: section.duration("poll_timeout", "10ms").map_or(POLL_TIMEOUT, |found| found.value),
         consumers_enabled: section.boolean("consumers_enabled", true),
         consecutive_errors_limit: u32::try_from(limit).ok().filter(|limit| *limit > 0),
+        secret: secret(section),
         log: log(section),
+    }
+}
+
+/// Not by [`Section::get`], which shows the value that it refuses.
+fn secret(section: &mut Section<'_>) -> Option<sandbox::Secret> {
+    let node = section.take("secret")?;
+    match node.as_string() {
+        Some("") => None,
+        Some(text) if text.len() >= LEAST_SECRET => Some(sandbox::Secret::new(text.as_bytes())),
+        _ => {
+            let takes = format!("a string of {LEAST_SECRET} bytes or more, such as `openssl rand -hex 32` prints");
+            section.problem(&node.place, format!("`secret` in [host] is not shown here: it takes {takes}"));
+            None
+        }
     }
 }
 

@@ -229,7 +229,8 @@ struct Loaded {
 /// Reads, verifies and compiles every module once, and prepares one handler for each entry of the configuration.
 fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<Loaded, Error> {
     let max_memory = config.handlers.iter().map(|handler| handler.spec.limits.memory).max().unwrap_or_default();
-    let sandbox = Sandbox::new(&sandbox::Settings { threads: config.host.threads, max_memory, secret: None })?;
+    let (threads, secret) = (config.host.threads, config.host.secret.clone());
+    let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret })?;
     let mut prepared = Vec::new();
     for handler in &config.handlers {
         let name = &handler.spec.name;

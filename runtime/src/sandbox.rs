@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 use crate::event::{Effects, Event, KeyList, Outgoing, Payload, Verdict, Versioned};
 
-pub use engine::{Error, Sandbox, Settings};
+pub use engine::{Error, Sandbox, Secret, Settings};
 pub use grants::{Capability, MissingGrant, missing_grants};
 pub use modules::{Handler, LoadError, Module};
 pub use workers::Workers;

@@ -7,7 +7,7 @@ use sandbar::event::{Payload, Verdict, code};
 use sandbar::sandbox::{Limits, Ran, Services, Spec};
 
 use super::support::{
-    Remembering, call, called, event, everything, logged, probe, retried, said, sandbox, shared, spec,
+    Remembering, bounded, call, called, event, everything, logged, probe, retried, said, sandbox, shared, spec,
 };
 
 fn limited(limits: Limits) -> Spec {
@@ -86,6 +86,26 @@ fn a_panic_is_a_trap_with_its_message() {
     assert!(!reason.contains('\u{1b}'));
 }
 
+/// The SDK reports a panic as one line, which is the reason too; Rust's own report has three.
+#[test]
+fn a_panic_of_a_handler_made_with_the_sdk_is_one_line() {
+    let sandbox = &shared().0;
+    let module = sandbox.load(&super::support::guest("notify-flaky")).unwrap();
+    let handler = sandbox.handler(&module, spec(), Arc::new(Remembering::default())).unwrap();
+    let mut event = event("notification", &[]);
+    let data = r#"{"notification_data":{"user_ids":[1],"notification_type":"post","content_url":"https://x/9"}}"#;
+    event.payload = Payload::Json(data.into());
+    let mut reason = String::new();
+    let lines = logged(|| reason = retried(called(sandbox.call(&handler, &event, 1, false)).0).1);
+    assert!(reason.starts_with("panicked at ") && reason.contains("src/lib.rs:"), "{reason}");
+    assert!(reason.ends_with(": a template for post is broken"), "{reason}");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].contains("ERROR") && lines[0].contains(&reason), "{lines:?}");
+    for noise in ["RUST_BACKTRACE", "thread '"] {
+        assert!(!reason.contains(noise) && !lines[0].contains(noise), "{reason} {lines:?}");
+    }
+}
+
 #[test]
 fn leaving_the_process_is_a_trap() {
     let (handler, _) = probe(spec());
@@ -108,7 +128,7 @@ fn a_runaway_recursion_is_a_trap() {
 fn a_call_that_runs_too_long_is_stopped() {
     let (handler, _) = probe(quick());
     let started = Instant::now();
-    let (code, reason) = retried(call(&handler, &event("spin", &[])).0);
+    let (code, reason) = retried(bounded(move || call(&handler, &event("spin", &[])).0));
     let took = started.elapsed();
     assert_eq!(code, code::TIME_LIMIT);
     assert!(reason.contains("50ms") && reason.contains(r#"[handler.limits] time = "100ms""#), "{reason}");
@@ -164,14 +184,15 @@ fn nothing_is_left_from_one_event_to_the_next() {
 fn a_thousand_failures_take_nothing_from_the_pool() {
     let (handler, _) = probe(spec());
     let (hasty, _) = probe(limited(Limits { time: Duration::from_millis(1), ..Limits::default() }));
-    for round in 0..1_000 {
-        let verdict = match round % 10 {
-            0 => call(&hasty, &event("spin", &[])).0,
-            1 => call(&handler, &event("exit", &[])).0,
-            _ => call(&handler, &event("panic", &[])).0,
-        };
-        let expected = if round % 10 == 0 { code::TIME_LIMIT } else { code::TRAP };
-        assert_eq!(retried(verdict).0, expected);
+    let failing = Arc::clone(&handler);
+    let fail = move |round| match round % 10 {
+        0 => call(&hasty, &event("spin", &[])).0,
+        1 => call(&failing, &event("exit", &[])).0,
+        _ => call(&failing, &event("panic", &[])).0,
+    };
+    let codes: Vec<_> = bounded(move || (0..1_000).map(|round| retried(fail(round)).0).collect());
+    for (round, code) in codes.iter().enumerate() {
+        assert_eq!(code, if round % 10 == 0 { code::TIME_LIMIT } else { code::TRAP });
     }
     assert_eq!(call(&handler, &event("ok", &[])).0, Verdict::Done);
 }

@@ -181,5 +181,5 @@ fn config_is_what_the_operator_wrote() {
 fn secrets_are_always_denied() {
     let (handler, _) = probe(granted());
     let answer = said(&handler, &event("secret", &[("name", "token")]));
-    assert!(answer.contains("Denied") && answer.contains("cannot be granted yet"), "{answer}");
+    assert!(answer.contains("Denied") && answer.contains("be given secrets yet"), "{answer}");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sandbar::event::{Verdict, code};
 use sandbar::sandbox::{Capability, Grants, Limits, LoadError, Services, Spec, missing_grants};
 
-use super::support::{Remembering, called, event, everything, guest, retried, shared, spec};
+use super::support::{Remembering, bounded, called, event, everything, guest, retried, shared, spec};
 
 /// A component of the contract in text: `imports` and `core` are put in, the latter into its core module, whose
 /// function `handle` is the handler.
@@ -202,7 +202,7 @@ fn a_start_function_is_part_of_the_call() {
     assert!(reason.contains("unreachable"), "{reason}");
     let looping = component("", &format!("(func $start (loop (br 0))) (start $start) {HANDLE}"));
     let limits = Limits { time: Duration::from_millis(30), ..Limits::default() };
-    assert_eq!(retried(run(&looping, limits)).0, code::TIME_LIMIT);
+    assert_eq!(retried(bounded(move || run(&looping, limits))).0, code::TIME_LIMIT);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn missing_grants_come_with_the_line_to_add() {
             r#"[handler.grants] publish = ["topic"]"#,
             "[handler.grants] keys = true",
             r#"[handler.grants] config = { name = "value" }"#,
-            "secrets cannot be granted yet: every call answers `denied`",
+            "there is no line to add, no handler can be given secrets yet; a call answers `denied`",
         ]
     );
     assert_eq!(lines(&everything()).len(), 1);

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sandbar::event::{Effects, Event, Fields, KeyList, Metadata, Outgoing, Payload, Verdict, Versioned};
 use sandbar::sandbox::{
-    Draft, DraftError, Grants, Handler, Limits, Module, Prepared, PublishGrant, Ran, Sandbox, Services, Settings, Spec,
+    Draft, DraftError, Grants, Handler, Limits, Module, Prepared, PublishGrant, Ran, Sandbox, Secret, Services,
+    Settings, Spec,
 };
 
 /// The component of a test guest.
@@ -31,7 +32,7 @@ pub(crate) fn shared() -> &'static (Arc<Sandbox>, Module) {
 }
 
 pub(crate) fn sandbox(threads: usize) -> Arc<Sandbox> {
-    Sandbox::new(&Settings { threads, secret: Some(b"of the tests".to_vec()), ..Settings::default() }).unwrap()
+    Sandbox::new(&Settings { threads, secret: Some(Secret::new(b"of the tests")), ..Settings::default() }).unwrap()
 }
 
 pub(crate) fn spec() -> Spec {
@@ -104,6 +105,21 @@ pub(crate) fn said(handler: &Handler, event: &Event) -> String {
     match call(handler, event).0 {
         Verdict::Reject { code, reason } if code == "said" => reason,
         other => panic!("{other:?}"),
+    }
+}
+
+/// What `work` answers, as long as something stops it. Without a time limit it would never end and the suite would
+/// hang; so the test fails, and the thread is left behind for the end of the process.
+pub(crate) fn bounded<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+    const BOUND: Duration = Duration::from_secs(30);
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let thread = std::thread::spawn(move || drop(sender.send(work())));
+    match receiver.recv_timeout(BOUND) {
+        Ok(answer) => answer,
+        Err(std::sync::mpsc::RecvTimeoutError::Timeout) => panic!("nothing has stopped it within {BOUND:?}"),
+        Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => {
+            std::panic::resume_unwind(thread.join().expect_err("it ended without an answer"))
+        }
     }
 }
 

@@ -7,12 +7,12 @@ use sandbar::event::Verdict;
 use sandbar::sandbox::{Finished, Handler, Job, Limits, Ran, Sandbox, Services, Spec, Workers};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, error::TryRecvError, unbounded_channel};
 
-use super::support::{Remembering, event, everything, guest, sandbox, spec};
+use super::support::{Remembering, bounded, event, everything, guest, sandbox, spec};
 
 struct Host {
     sandbox: Arc<Sandbox>,
     services: Arc<Remembering>,
-    workers: Workers<usize>,
+    workers: Arc<Workers<usize>>,
     done: UnboundedSender<Vec<Finished<usize>>>,
     back: UnboundedReceiver<Vec<Finished<usize>>>,
 }
@@ -21,7 +21,7 @@ impl Host {
     fn new(threads: usize) -> Self {
         let sandbox = sandbox(threads);
         let (done, back) = unbounded_channel();
-        let workers = Workers::start(Arc::clone(&sandbox));
+        let workers = Arc::new(Workers::start(Arc::clone(&sandbox)));
         Self { sandbox, services: Arc::new(Remembering::default()), workers, done, back }
     }
 
@@ -33,6 +33,11 @@ impl Host {
 
     fn submit(&self, handler: &Arc<Handler>, jobs: impl IntoIterator<Item = Job<usize>>) {
         self.workers.submit(Arc::clone(handler), jobs.into_iter().collect(), self.done.clone());
+    }
+
+    fn shutdown(&self) {
+        let workers = Arc::clone(&self.workers);
+        bounded(move || workers.shutdown());
     }
 
     /// The next chunk, within ten seconds.
@@ -55,6 +60,17 @@ impl Host {
         }
         assert_eq!(all.len(), count);
         all
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Waiting for calls that nothing stops would hide that the test has failed.
+            std::mem::forget(Arc::clone(&self.workers));
+        } else {
+            self.shutdown();
+        }
     }
 }
 
@@ -158,7 +174,7 @@ fn shutdown_returns_what_has_not_started() {
     // The first runs: with one core, all others wait for it.
     std::thread::park_timeout(Duration::from_millis(50));
     let started = Instant::now();
-    host.workers.shutdown();
+    host.shutdown();
     assert!(started.elapsed() < Duration::from_secs(5));
     let mut back = host.collect(400);
     back.sort_by_key(|finished| finished.tag);
@@ -168,7 +184,7 @@ fn shutdown_returns_what_has_not_started() {
     }
     host.submit(&handler, [job(7, "ok", &[])]);
     assert!(matches!(host.collect(1)[0].ran, Ran::NotCalled(_)), "after a shutdown nothing runs");
-    host.workers.shutdown();
+    host.shutdown();
 }
 
 #[test]
@@ -177,7 +193,7 @@ fn shutdown_ends_a_batch_that_has_begun() {
     let handler = host.handler(Duration::from_secs(10));
     host.submit(&handler, (0..250).map(|tag| job(tag, "busy", &[("rounds", "300000")])));
     let first = host.chunk().len();
-    host.workers.shutdown();
+    host.shutdown();
     let rest = host.collect(250 - first);
     let not_called = rest.iter().filter(|finished| matches!(finished.ran, Ran::NotCalled(_))).count();
     assert!(not_called > 100, "{not_called} of 250, {first} in the first chunk");

@@ -8,7 +8,7 @@ use super::problem::{Collector, Place};
 use super::tree::{Node, Table, Value};
 
 /// The environment's variables, as far as they are ours.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
 /// Only names that begin with this and hold [`BETWEEN`] override a setting; `SANDBAR_CONFIG`, `SANDBAR_LOG` and
@@ -202,6 +202,13 @@ impl Environment {
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+}
+
+/// Names only: values can be passwords and secrets.
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) const HOST: Keys = Keys {
         "poll_timeout",
         "consumers_enabled",
         "consecutive_errors_limit",
+        "secret",
         "log",
     ],
 };

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
 
@@ -34,8 +34,8 @@ pub(super) fn run(
 ) -> (Event, Ran) {
     let started = Instant::now();
     let event = Arc::new(event);
-    let (about, secret) = ((attempt, replayed), &sandbox.secret);
-    let state = State::new(Arc::clone(handling), Arc::clone(&event), about, started, secret, waiting);
+    let about = (attempt, replayed);
+    let state = State::new(Arc::clone(handling), Arc::clone(&event), about, started, waiting);
     let mut store = match Store::try_new(&sandbox.engine, state) {
         Ok(store) => store,
         Err(error) => return (take(event), Ran::NotCalled(chain(&error))),
@@ -43,7 +43,7 @@ pub(super) fn run(
     prepare(&mut store);
     let running = sandbox.monitor.enter();
     let answer = catch_unwind(AssertUnwindSafe(|| match handling.module.contract() {
-        Contract::V0_1(contract) => contract.call(&mut store, &event),
+        Contract::V0_1(contract) => contract.call(&mut store, handling, &event),
     }));
     drop(running);
     // The instance goes before the clock is read: giving its memory back is part of the call.
@@ -78,18 +78,17 @@ fn prepare(store: &mut Store<State>) {
     store.set_hostcall_fuel(limits::HOST_CALL_BYTES);
     store.set_max_component_handles(limits::HANDLES);
     // Ticks are late when the machine is busy and none comes while it sleeps: the clock decides, the tick only asks it.
-    store.set_epoch_deadline(ticks(store.data().deadline));
+    store.set_epoch_deadline(ticks(store.data().handling.spec.limits.time));
     store.epoch_deadline_callback(|store| {
-        let deadline = store.data().deadline;
-        if Instant::now() >= deadline {
+        let left = store.data().deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
             return Err(Stop::Time.into());
         }
-        Ok(UpdateDeadline::Continue(ticks(deadline)))
+        Ok(UpdateDeadline::Continue(ticks(left)))
     });
 }
 
-fn ticks(deadline: Instant) -> u64 {
-    let left = deadline.saturating_duration_since(Instant::now());
+fn ticks(left: Duration) -> u64 {
     u64::try_from(left.as_nanos() / limits::TICK.as_nanos()).unwrap_or(u64::MAX / 2).saturating_add(1)
 }
 
@@ -125,6 +124,10 @@ fn sort(error: &wasmtime::Error, state: &State) -> Result<Verdict, String> {
 }
 
 fn trap_reason(error: &wasmtime::Error, last_words: &str) -> String {
+    if last_words.starts_with(PANICKED) {
+        // It says what was wrong and where; that it ended in a trap, deep in what reports panics, adds nothing.
+        return text::line(last_words, limits::LAST_WORDS_BYTES);
+    }
     let what = match (error.downcast_ref::<Stop>(), error.downcast_ref::<Trap>()) {
         (Some(stop), _) => stop.to_string(),
         (None, Some(trap)) => trap.to_string(),
@@ -145,6 +148,9 @@ fn trap_reason(error: &wasmtime::Error, last_words: &str) -> String {
 
 /// How wasmtime's error for that begins; its type is private.
 const TOO_MUCH: &str = "too much data is being copied between the host and the guest";
+
+/// How a panic begins that the SDK reports.
+const PANICKED: &str = "panicked at ";
 
 /// Innermost functions that the reason of a trap names.
 const FRAMES: usize = 6;

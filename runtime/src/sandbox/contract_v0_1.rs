@@ -5,6 +5,7 @@ use wasmtime::component::{Component, ComponentExportIndex, HasSelf, InstancePre,
 use wasmtime::{Engine, Store};
 
 use super::host::{Level, Refused, State};
+use super::modules::Handling;
 use super::{Draft, limits, text};
 use crate::event::{Event, Payload, Verdict, code};
 
@@ -69,8 +70,12 @@ impl Prepared {
     }
 
     /// Makes an instance and calls it once.
-    pub(super) fn call(&self, store: &mut Store<State>, event: &Event) -> wasmtime::Result<Verdict> {
-        let handling = std::sync::Arc::clone(&store.data().handling);
+    pub(super) fn call(
+        &self,
+        store: &mut Store<State>,
+        handling: &Handling,
+        event: &Event,
+    ) -> wasmtime::Result<Verdict> {
         let (attempt, replayed) = (store.data().attempt, store.data().replayed);
         let deadline_ms = store.data().deadline_ms();
         let metadata = &event.metadata;
@@ -139,7 +144,9 @@ impl log::Host for State {
     fn write(&mut self, level: log::Level, message: String, attributes: log::Attributes) {
         let mut line = message;
         for (name, value) in attributes {
-            line.push_str(&format!(" {name}={value}"));
+            for part in [" ", &name, "=", &value] {
+                line.push_str(part);
+            }
         }
         let level = match level {
             log::Level::Trace => Level::Trace,

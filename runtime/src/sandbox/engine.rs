@@ -19,14 +19,19 @@ pub struct Settings {
     pub max_memory: u64,
     /// Seeds the random numbers of guests, with the delivery. `None` makes one up for this process: a delivery then
     /// runs the same way again on this host until it is started anew.
-    pub secret: Option<Vec<u8>>,
+    pub secret: Option<Secret>,
 }
+
+/// Bytes that only the operator knows. Whoever knew them could tell what a guest's random numbers will be. They are
+/// never shown.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Arc<[u8]>);
 
 /// Compiles modules and calls handlers.
 pub struct Sandbox {
     pub(super) engine: Engine,
     pub(super) monitor: Monitor,
-    pub(super) secret: Arc<[u8]>,
+    secret: Secret,
     pub(super) slots: usize,
     max_memory: u64,
 }
@@ -82,6 +87,30 @@ impl Default for Settings {
     }
 }
 
+// === impl Secret ===
+
+impl Secret {
+    /// A secret of these bytes.
+    #[must_use]
+    pub fn new(bytes: &[u8]) -> Self {
+        Self(bytes.into())
+    }
+
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn made_up() -> Self {
+        Self([uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].iter().flat_map(|uuid| *uuid.as_bytes()).collect())
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(***)")
+    }
+}
+
 // === impl Sandbox ===
 
 impl Sandbox {
@@ -102,8 +131,8 @@ impl Sandbox {
             text: chain(&error),
         })?;
         let monitor = Monitor::start(engine.clone())?;
-        let secret = settings.secret.clone().unwrap_or_else(made_up);
-        Ok(Arc::new(Self { engine, monitor, secret: secret.into(), slots, max_memory }))
+        let secret = settings.secret.clone().unwrap_or_else(Secret::made_up);
+        Ok(Arc::new(Self { engine, monitor, secret, slots, max_memory }))
     }
 
     /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread.
@@ -130,7 +159,8 @@ impl Sandbox {
             let (limit, first) = (call::mebibytes(limit), call::mebibytes(module.first_bytes()));
             return Err(Error::FirstMemory { name: spec.name, limit, first });
         }
-        Ok(Arc::new(Handler { handling: Arc::new(Handling { module: module.clone(), spec, services }) }))
+        let secret = self.secret.clone();
+        Ok(Arc::new(Handler { handling: Arc::new(Handling { module: module.clone(), spec, services, secret }) }))
     }
 
     /// Calls a handler with one event, on this thread, until it is done or its time is over.
@@ -180,8 +210,4 @@ fn pool(calls: usize, max_memory: u64) -> PoolingAllocationConfig {
         .table_keep_resident(limits::TABLE_KEEP_RESIDENT)
         .pagemap_scan(Enabled::Auto);
     pool
-}
-
-fn made_up() -> Vec<u8> {
-    [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].iter().flat_map(|uuid| *uuid.as_bytes()).collect()
 }

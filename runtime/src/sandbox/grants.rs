@@ -21,7 +21,8 @@ pub enum Capability {
 pub struct MissingGrant {
     /// Which.
     pub capability: Capability,
-    /// The line to add to the configuration; for secrets, that there is none.
+    /// The line to add to the configuration; for secrets, which languages other than Rust import with everything else,
+    /// that there is none.
     pub line: String,
 }
 
@@ -59,15 +60,17 @@ impl Capability {
             Self::Publish => r#"[handler.grants] publish = ["topic"]"#,
             Self::Keys => "[handler.grants] keys = true",
             Self::Config => r#"[handler.grants] config = { name = "value" }"#,
-            Self::Secrets => "secrets cannot be granted yet: every call answers `denied`",
+            Self::Secrets => "there is no line to add, no handler can be given secrets yet; a call answers `denied`",
         }
     }
 
     /// What a guest is told that called it without the grant.
     pub(super) fn denied(self, handler: &str) -> String {
         match self {
-            Self::Secrets => self.line().to_owned(),
-            _ => format!("not granted to handler {handler:?}; to allow it: {}", self.line()),
+            Self::Secrets => "no handler can be given secrets yet; there is no line to add".to_owned(),
+            Self::Publish | Self::Keys | Self::Config => {
+                format!("not granted to handler {handler:?}; to allow it: {}", self.line())
+            }
         }
     }
 }

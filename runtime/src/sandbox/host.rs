@@ -59,7 +59,6 @@ impl State {
         event: Arc<Event>,
         (attempt, replayed): (u32, bool),
         started: Instant,
-        secret: &Arc<[u8]>,
         waiting: Option<Arc<dyn Waiting>>,
     ) -> Self {
         let spec = &handling.spec;
@@ -67,7 +66,7 @@ impl State {
             deadline: started + spec.limits.time,
             meter: Meter::new(spec.limits.memory),
             logs: logs::Logs::default(),
-            wasi: wasi::Context::new(Arc::clone(secret)),
+            wasi: wasi::Context::default(),
             published: Published::default(),
             keys: keys::Keys::default(),
             handling,

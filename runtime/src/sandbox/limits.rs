@@ -12,6 +12,10 @@ use super::Limits;
 pub const TIME: Duration = Duration::from_secs(1);
 
 /// Bytes of all memories of an instance. A Rust handler needs 1 to 2 MiB, a JavaScript engine 10, Python 40.
+///
+/// It is the sum that counts, and it is counted while the instance is made and runs. When a handler is set up only the
+/// largest memory of its module is known, so that one is compared with the limit there; a component of several
+/// memories that start with more together loads, and each call of it ends with the code `memory-limit`.
 pub const MEMORY: u64 = 64 << 20;
 
 /// The largest linear memory that 32-bit WebAssembly can address, and so the largest slot a pool can have.
@@ -26,7 +30,8 @@ pub const TABLE_ELEMENT_BYTES: u64 = 16;
 /// or for the bus anyway; each can hold `limits.memory`.
 pub const THREADS: usize = 64;
 
-/// Pool slots beside those of [`THREADS`], for calls on threads that are not the host's workers (`check`, tests).
+/// Pool slots beside those of [`THREADS`], for calls on threads that are not the host's workers: a few at once, by
+/// programs that use this library, and tests.
 pub const EXTRA_CALLS: usize = 16;
 
 /// Core instances of one component. Plain guests have 3 or 4, the largest language runtimes a few dozen.
@@ -45,13 +50,14 @@ pub const TABLE_ELEMENTS: usize = 65_536;
 pub const PER_MODULE: u32 = 8;
 
 /// Bytes of a linear memory that stay resident in an empty slot, so that the next instance finds its pages mapped.
-/// With the kernel's page scan 256 KiB to 1 MiB measure alike.
+/// With the kernel's page scan 256 KiB to 1 MiB measure alike; 1 MiB holds what a Rust handler touches.
 pub const KEEP_RESIDENT: usize = 1 << 20;
 
 /// The same for a table.
 pub const TABLE_KEEP_RESIDENT: usize = 64 << 10;
 
-/// Bytes of stack a guest may use. A runaway recursion traps there; the host's threads have more.
+/// Bytes of stack a guest may use: twice the engine's default, for the nested interpreters of language runtimes. A
+/// runaway recursion traps there; the host's threads have more.
 pub const GUEST_STACK: usize = 1 << 20;
 
 /// Stack of the host's worker threads: the guest's, and as much for the host functions it calls, with room.
@@ -74,13 +80,16 @@ pub const TICK: Duration = Duration::from_millis(1);
 /// How long the monitor keeps ticking after the last call, so that steady traffic need not wake it for every event.
 pub const LINGER: Duration = Duration::from_millis(20);
 
-/// A call that runs longer gives its core slot to a spare thread.
+/// A call that runs longer gives its core slot to a spare thread. Ordinary calls take a hundredth of it, so a hand-over
+/// is rare and costs nothing beside the call; and others hardly notice the wait.
 pub const SLOW_CALL: Duration = Duration::from_millis(5);
 
-/// A worker that has held its slot for so long lets another handler have it, if one waits.
+/// A worker that has held its slot for so long lets another handler have it, if one waits: as long as one slow call may
+/// hold it, so that many short ones are no worse.
 pub const TURN: Duration = Duration::from_millis(5);
 
-/// A finished job goes back no later than this, whatever the rest of its batch does.
+/// A finished job goes back no later than this, whatever the rest of its batch does. It is the tick that looks; sooner
+/// would cost a hand-over for every few calls.
 pub const CHUNK_AGE: Duration = Duration::from_millis(1);
 
 /// Jobs a worker takes at once: enough that a hand-over is nothing beside the calls, few enough to share out.
@@ -89,7 +98,8 @@ pub const BATCH: usize = 256;
 /// A queue shorter than this is not shared out between workers: waking one more costs more than it brings.
 pub const BATCH_LEAST: usize = 16;
 
-/// A spare thread that found nothing to do for so long ends.
+/// A spare thread that found nothing to do for so long ends. Starting one anew takes tens of microseconds, so this only
+/// keeps load that comes in waves from starting the same threads each time.
 pub const SPARE_IDLE: Duration = Duration::from_secs(10);
 
 // === what a call may ask for ===
@@ -100,10 +110,10 @@ pub const PUBLISHED_EVENTS: usize = 100;
 /// Bytes of all drafts of a call. They are held in memory until the commit, which is one transaction.
 pub const PUBLISHED_BYTES: usize = 4 << 20;
 
-/// Headers of one draft.
+/// Headers of one draft. The wire profiles write about ten of their own.
 pub const DRAFT_HEADERS: usize = 64;
 
-/// Bytes of a key.
+/// Bytes of a key: room for a few identifiers.
 pub const KEY_BYTES: usize = 512;
 
 /// Bytes of the value of a key: keys hold small state, not documents by the megabyte.
@@ -115,30 +125,34 @@ pub const KEY_OPERATIONS: usize = 1_000;
 /// Bytes of all key writes of a call, for the same reason as [`PUBLISHED_BYTES`].
 pub const KEY_WRITE_BYTES: usize = 4 << 20;
 
-/// Keys that one `list` returns at most, whatever it asks for.
+/// Keys that one `list` returns at most, whatever it asks for: with the longest keys half a megabyte.
 pub const KEY_LIST: u32 = 1_000;
 
-/// Bytes of random numbers that one host call returns.
+/// Bytes of random numbers that one host call returns. Seeds take tens; a megabyte is milliseconds of the host's time,
+/// which no tick can cut short.
 pub const RANDOM_BYTES: u64 = 1 << 20;
 
 // === what a guest may say ===
 
-/// Log lines of one call, standard output and error included. Beyond it lines are dropped, counted, and one says so.
+/// Log lines of one call, standard output and error included: a stack trace and what led to it; more from one call
+/// are a loop. Lines beyond it are dropped, counted, and one says so.
 pub const LOG_LINES: u32 = 100;
 
-/// Bytes of one log line.
+/// Bytes of one log line: a page of text, and with what the host adds less than the 8 KiB at which
+/// collectors of logs begin to cut.
 pub const LOG_LINE_BYTES: usize = 4 << 10;
 
-/// Bytes of all log lines of a call.
+/// Bytes of all log lines of a call, so that a hundred of the longest do not fit.
 pub const LOG_BYTES: usize = 64 << 10;
 
 /// Bytes of the reason of a failure: it is kept in the retry store and in the dead letter.
 pub const REASON_BYTES: usize = 2 << 10;
 
-/// Bytes of what a guest wrote last to its standard error, put into the reason when it traps.
+/// Bytes of what a guest said last (an error line of its log, or its standard error), put into the reason when it
+/// traps: a message and where it came from.
 pub const LAST_WORDS_BYTES: usize = 512;
 
-/// Bytes of a code that groups failures.
+/// Bytes of a code that groups failures. It labels metrics and stands in columns; a few words joined by dashes fit.
 pub const CODE_BYTES: usize = 64;
 
 /// The virtual clock of a guest moves on by so many nanoseconds each time it is read, so that a loop that waits for

@@ -8,6 +8,7 @@ use wasmtime::Engine;
 use wasmtime::component::types::{ComponentInstance, ComponentItem};
 use wasmtime::component::{Component, InstancePre, Linker};
 
+use super::engine::Secret;
 use super::grants::{Capability, MissingGrant, missing_grants};
 use super::host::State;
 use super::{Services, Spec, contract_v0_1, limits, wasi};
@@ -43,6 +44,7 @@ pub(super) struct Handling {
     pub(super) module: Module,
     pub(super) spec: Spec,
     pub(super) services: Arc<dyn Services>,
+    pub(super) secret: Secret,
 }
 
 /// Why a module cannot be used.

@@ -52,7 +52,9 @@ impl Monitor {
     pub(super) fn enter(&self) -> Running<'_> {
         self.shared.running.fetch_add(1, Ordering::SeqCst);
         // Either this sees that the monitor lies down, or the monitor sees the call before it does.
-        if self.shared.asleep.swap(false, Ordering::SeqCst)
+        // Looking comes first: writing what others read would cost every call.
+        if self.shared.asleep.load(Ordering::SeqCst)
+            && self.shared.asleep.swap(false, Ordering::SeqCst)
             && let Some(thread) = self.thread()
         {
             thread.unpark();

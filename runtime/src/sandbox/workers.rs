@@ -47,15 +47,7 @@ impl<T: Send + 'static> Workers<T> {
     #[must_use]
     pub fn start(sandbox: Arc<Sandbox>) -> Self {
         let slots = sandbox.slots;
-        let shared = Arc::new(Shared {
-            queues: Mutex::new(Queues::new(slots)),
-            sandbox,
-            wake: Condvar::new(),
-            seats: Mutex::default(),
-            threads: Mutex::default(),
-            queued: AtomicUsize::new(0),
-            closed: AtomicBool::new(false),
-        });
+        let shared = Arc::new(Shared::new(sandbox));
         let watch: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Watch>));
         shared.sandbox.monitor.watch(watch);
         for _ in 0..slots {
@@ -110,6 +102,18 @@ impl<T: Send + 'static> Drop for Workers<T> {
 // === impl Shared ===
 
 impl<T: Send + 'static> Shared<T> {
+    fn new(sandbox: Arc<Sandbox>) -> Self {
+        Self {
+            queues: Mutex::new(Queues::new(sandbox.slots)),
+            sandbox,
+            wake: Condvar::new(),
+            seats: Mutex::default(),
+            threads: Mutex::default(),
+            queued: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queues<T>> {
         locked(&self.queues)
     }
@@ -152,13 +156,14 @@ impl<T: Send + 'static> Shared<T> {
 
     fn work(self: Arc<Self>, seat: &Arc<Seat<T>>) {
         while let Some(part) = self.next() {
-            seat.sit(part);
-            while let Some((handler, job)) = seat.begin(self.closed.load(Ordering::Relaxed)) {
+            // One reference for the batch: those who share a handler would slow each other down counting.
+            let handler = Arc::clone(&part.handler);
+            seat.sit(part, Instant::now());
+            while let Some(job) = seat.begin(self.closed.load(Ordering::Relaxed)) {
                 let about = (job.attempt, job.replayed);
                 let waiting = Arc::clone(seat) as Arc<dyn super::host::Waiting>;
                 let (event, ran) = super::call::run(&self.sandbox, &handler.handling, job.event, about, Some(waiting));
-                seat.end(&self, Finished { event, tag: job.tag, ran });
-                seat.yield_turn(&self);
+                seat.end(&self, Finished { event, tag: job.tag, ran }, Instant::now());
             }
             seat.stand(&self);
         }
@@ -216,5 +221,70 @@ impl<T> Part<T> {
         let not_called = |job: Job<T>| Finished { event: job.event, tag: job.tag, ran: Ran::NotCalled(why.to_owned()) };
         // Whoever dropped the receiver does not want them.
         let _ = self.done.send(self.jobs.into_iter().map(not_called).collect());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::queue::tests::part;
+    use super::*;
+    use crate::event::{Event, KeyList, Versioned};
+    use crate::sandbox::{Draft, DraftError, Grants, Limits, Prepared, Services, Settings, Spec};
+
+    /// No guest is called here.
+    struct Nothing;
+
+    impl Services for Nothing {
+        fn prepare(&self, _: &Event, _: u32, _: Draft) -> Result<Prepared, DraftError> {
+            unreachable!()
+        }
+
+        fn read_key(&self, _: &str, _: &str, _: Instant) -> Result<Versioned, String> {
+            unreachable!()
+        }
+
+        fn list_keys(&self, _: &str, _: &str, _: usize, _: Instant) -> Result<KeyList, String> {
+            unreachable!()
+        }
+    }
+
+    /// The first job of a batch of handler `a` ends so long after the batch was taken, while `b` has work or has none.
+    /// Answers how many jobs the batch has left.
+    fn left_of_a_batch(after: std::time::Duration, others: bool) -> usize {
+        let sandbox = Sandbox::new(&Settings { threads: 1, ..Settings::default() }).unwrap();
+        let module = sandbox.load(include_bytes!("../../../tests/contract/handler-0.1.0.wasm")).unwrap();
+        let handler = |name: &str| {
+            let (limits, grants) = (Limits::default(), Grants::default());
+            let spec = Spec { name: name.into(), group: name.into(), max_attempts: 1, limits, grants };
+            sandbox.handler(&module, spec, Arc::new(Nothing)).unwrap()
+        };
+        let (a, b) = (handler("a"), handler("b"));
+        let shared = Arc::new(Shared::new(sandbox));
+        // As if all threads there may be were at work: none is started.
+        shared.lock().threads = limits::THREADS;
+        let (work, _listening) = part(&a, 0..16);
+        shared.lock().push(work);
+        let (seat, begun) = (Seat::new(Arc::downgrade(&shared)), Instant::now());
+        seat.sit(shared.next().unwrap(), begun);
+        if others {
+            let mut queues = shared.lock();
+            queues.push(part(&b, 0..1).0);
+            shared.changed(&mut queues);
+        }
+        let job = seat.begin(false).unwrap();
+        let ran = Ran::NotCalled(String::new());
+        seat.end(&shared, Finished { event: job.event, tag: job.tag, ran }, begun + after);
+        let mut left = 0;
+        while seat.begin(false).is_some() {
+            left += 1;
+        }
+        left
+    }
+
+    #[test]
+    fn a_batch_that_has_had_its_turn_ends_if_others_wait() {
+        assert_eq!(left_of_a_batch(limits::TURN, true), 0);
+        assert_eq!(left_of_a_batch(limits::TURN, false), 15, "nobody waits");
+        assert_eq!(left_of_a_batch(limits::TURN / 2, true), 15, "its turn is not over");
     }
 }

@@ -29,13 +29,25 @@ pub(in crate::sandbox) struct Logs {
     dropped: u64,
     /// Of standard output and error, the line that has not ended yet.
     open: [Vec<u8>; 2],
-    last_words: String,
+    last_words: LastWords,
+}
+
+/// What a guest said that may tell why it ended: its last error line, or everything on its standard error since.
+#[derive(Default)]
+struct LastWords {
+    text: String,
+    /// More of standard error belongs to it.
+    printed: bool,
 }
 
 // === impl Logs ===
 
 impl Logs {
     pub(in crate::sandbox) fn write(&mut self, handler: &str, event: &str, level: Level, message: &str) {
+        if level == Level::Error {
+            // Before the caps: what ended the call is told even if it had said too much before.
+            self.last_words.say(message);
+        }
         if self.lines >= limits::LOG_LINES || self.bytes >= limits::LOG_BYTES {
             self.dropped += 1;
             return;
@@ -71,9 +83,10 @@ impl Logs {
         }
     }
 
-    /// What the guest wrote last to its standard error: where a panic says what it was.
+    /// What the guest said last as an error: its last error line (the SDK's panics are one), or what it has written
+    /// to its standard error since, where every other language says what was wrong.
     pub(in crate::sandbox) fn last_words(&self) -> &str {
-        &self.last_words
+        &self.last_words.text
     }
 
     fn keep(&mut self, stream: Stream, bytes: &[u8]) {
@@ -85,18 +98,41 @@ impl Logs {
     fn end_line(&mut self, handler: &str, event: &str, stream: Stream) {
         let bytes = std::mem::take(&mut self.open[stream as usize]);
         let message = String::from_utf8_lossy(&bytes);
-        if stream == Stream::Err && !message.trim().is_empty() {
-            // Rust's panic message has two lines and a note; together they say what happened.
-            let joined = format!("{} {}", self.last_words, message.trim());
-            let from = joined.len().saturating_sub(limits::LAST_WORDS_BYTES);
-            let from = (from..=joined.len()).find(|at| joined.is_char_boundary(*at)).unwrap_or_default();
-            joined[from..].trim().clone_into(&mut self.last_words);
+        if stream == Stream::Err {
+            self.last_words.print(message.trim());
         }
         let level = match stream {
             Stream::Out => Level::Info,
             Stream::Err => Level::Warn,
         };
         self.write(handler, event, level, &message);
+    }
+}
+
+// === impl LastWords ===
+
+impl LastWords {
+    fn say(&mut self, line: &str) {
+        // Later they are cut to the same length; here they must not grow with what a guest says.
+        let end = line.floor_char_boundary(limits::LAST_WORDS_BYTES + 1);
+        line[..end].clone_into(&mut self.text);
+        self.printed = false;
+    }
+
+    fn print(&mut self, line: &str) {
+        if line.is_empty() {
+            return;
+        }
+        if !std::mem::replace(&mut self.printed, true) {
+            self.text.clear();
+        }
+        // A report has several lines, which together say what happened; its end says most.
+        if !self.text.is_empty() {
+            self.text.push(' ');
+        }
+        self.text.push_str(line);
+        let over = self.text.len().saturating_sub(limits::LAST_WORDS_BYTES);
+        self.text.drain(..self.text.ceil_char_boundary(over));
     }
 }
 
@@ -108,5 +144,54 @@ fn emit(handler: &str, event: &str, level: Level, message: &str) {
         Level::Info => tracing::info!(target: TARGET, handler, event, "{message}"),
         Level::Warn => tracing::warn!(target: TARGET, handler, event, "{message}"),
         Level::Error => tracing::error!(target: TARGET, handler, event, "{message}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(parts: &[(Option<Level>, &str)]) -> String {
+        let mut logs = Logs::default();
+        for (level, text) in parts {
+            match level {
+                Some(level) => logs.write("h", "e", *level, text),
+                None => logs.print("h", "e", Stream::Err, text.as_bytes()),
+            }
+        }
+        logs.finish("h", "e");
+        logs.last_words().to_owned()
+    }
+
+    #[test]
+    fn the_last_words_are_the_last_error_or_what_was_printed_since() {
+        let error = Some(Level::Error);
+        for (parts, expected) in [
+            (&[][..], ""),
+            (&[(Some(Level::Warn), "warned")], ""),
+            (&[(error, "one"), (error, "two"), (Some(Level::Info), "three")], "two"),
+            (&[(None, "a report\n"), (None, "of two lines")], "a report of two lines"),
+            (&[(error, "one"), (None, "a report\n\nof two"), (None, " lines\n")], "a report of two lines"),
+            (&[(None, "printed\n"), (error, "panicked at x.rs:1:2:\nno")], "panicked at x.rs:1:2:\nno"),
+        ] {
+            assert_eq!(said(parts), expected, "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_words_are_kept_when_too_much_was_said_before() {
+        let mut parts = vec![(Some(Level::Info), "chatter"); limits::LOG_LINES as usize];
+        parts.push((Some(Level::Error), "the end"));
+        assert_eq!(said(&parts), "the end");
+    }
+
+    #[test]
+    fn the_last_words_do_not_grow_with_what_is_said() {
+        let most = limits::LAST_WORDS_BYTES;
+        let long = format!("start {} end", "ä".repeat(most));
+        let error = said(&[(Some(Level::Error), &long)]);
+        assert!(error.len() <= most + 1 && error.starts_with("start"), "{error}");
+        let printed = said(&[(None, &long), (None, "\n"), (None, &long)]);
+        assert!(printed.len() <= most && printed.ends_with("end"), "{printed}");
     }
 }

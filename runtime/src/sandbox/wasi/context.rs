@@ -1,7 +1,5 @@
 //! The virtual clock and the seeded random numbers of one call.
 
-use std::sync::Arc;
-
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
@@ -9,8 +7,9 @@ use crate::event::Event;
 use crate::sandbox::limits;
 
 /// What WASI shows of the world: the event's time and numbers derived from the delivery.
+#[derive(Default)]
 pub(in crate::sandbox) struct Context {
-    secret: Arc<[u8]>,
+    /// Seeded when the first of them is asked for: most calls ask for none.
     random: Option<Random>,
     /// Nanoseconds since the call began, as the guest sees them.
     clock: u64,
@@ -31,10 +30,6 @@ struct Random {
 // === impl Context ===
 
 impl Context {
-    pub(in crate::sandbox) fn new(secret: Arc<[u8]>) -> Self {
-        Self { secret, random: None, clock: 0, wall: None, pollables: Vec::new() }
-    }
-
     /// The monotonic clock. Each reading moves it on a little.
     pub(super) fn now(&mut self) -> u64 {
         self.clock = self.clock.saturating_add(u64::from(limits::CLOCK_STEP_NANOS));
@@ -54,12 +49,11 @@ impl Context {
     }
 
     /// Fills `out` with numbers that depend on the host's secret, the group and the event, and not on the attempt.
-    pub(super) fn random(&mut self, group: &str, event: &Event, out: &mut [u8]) {
-        let secret = &self.secret;
+    pub(super) fn random(&mut self, secret: &[u8], group: &str, event: &Event, out: &mut [u8]) {
         let random = self.random.get_or_insert_with(|| {
             let mut hash = Sha256::new();
             // Lengths first, so that no two deliveries run together into the same bytes.
-            for part in [&secret[..], group.as_bytes(), event.topic.as_bytes(), event.first.as_str().as_bytes()] {
+            for part in [secret, group.as_bytes(), event.topic.as_bytes(), event.first.as_str().as_bytes()] {
                 hash.update((part.len() as u64).to_le_bytes());
                 hash.update(part);
             }
@@ -140,7 +134,7 @@ mod tests {
 
     fn random(secret: &[u8], group: &str, event: &Event) -> [u8; 40] {
         let mut out = [0; 40];
-        Context::new(secret.into()).random(group, event, &mut out);
+        Context::default().random(secret, group, event, &mut out);
         out
     }
 
@@ -158,24 +152,24 @@ mod tests {
         ] {
             assert_ne!(numbers, other);
         }
-        let mut context = Context::new(b"s"[..].into());
+        let mut context = Context::default();
         let mut parts = [0; 40];
         let (left, right) = parts.split_at_mut(7);
-        context.random("g", &here, left);
-        context.random("g", &here, right);
+        context.random(b"s", "g", &here, left);
+        context.random(b"s", "g", &here, right);
         assert_eq!(parts, numbers, "one stream, however it is cut");
         assert_ne!(numbers[..8], numbers[32..], "blocks differ");
     }
 
     #[test]
     fn the_clock_moves_with_readings_and_sleeps_only() {
-        let mut context = Context::new(b""[..].into());
+        let mut context = Context::default();
         let at = event("t", "1", "2024-05-06T07:08:09.5+00:00");
         assert_eq!(context.wall(&at), (1_714_979_289, 500_001_000));
         assert_eq!(context.wall(&at), (1_714_979_289, 500_002_000));
-        assert_eq!(Context::new(b""[..].into()).wall(&event("t", "1", "yesterday")), (0, 1_000));
+        assert_eq!(Context::default().wall(&event("t", "1", "yesterday")), (0, 1_000));
 
-        let mut context = Context::new(b""[..].into());
+        let mut context = Context::default();
         let (long, short) = (context.add_sleep(2_000_000), context.add_sleep(1_000_000));
         assert!(!context.ready(short));
         assert_eq!(context.poll(&[long, short]), [1], "only the first to come");

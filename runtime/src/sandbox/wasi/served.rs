@@ -277,7 +277,7 @@ fn print(cx: &mut Cx<'_>, out: &Resource<OutputStream>, bytes: &[u8]) {
 
 fn fill(cx: &mut Cx<'_>, out: &mut [u8]) {
     let State { wasi, handling, event, .. } = cx.data_mut();
-    wasi.random(&handling.spec.group, event, out);
+    wasi.random(handling.secret.bytes(), &handling.spec.group, event, out);
 }
 
 fn number(cx: &mut Cx<'_>) -> u64 {

@@ -8,9 +8,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::sandbox::modules::Handler;
 use crate::sandbox::{Finished, Job, limits};
 
-/// Jobs of one handler that go back through one channel.
-pub(super) struct Part<T> {
-    pub(super) handler: Arc<Handler>,
+/// Jobs of one handler that go back through one channel. `H` is the handler; turns are the same whatever it is.
+pub(super) struct Part<T, H = Handler> {
+    pub(super) handler: Arc<H>,
     pub(super) jobs: VecDeque<Job<T>>,
     pub(super) done: UnboundedSender<Vec<Finished<T>>>,
 }
@@ -20,8 +20,8 @@ pub(super) struct Part<T> {
 pub(super) struct Id(usize);
 
 /// All queued work and who holds what.
-pub(super) struct Queues<T> {
-    lines: HashMap<Id, Line<T>>,
+pub(super) struct Queues<T, H = Handler> {
+    lines: HashMap<Id, Line<T, H>>,
     /// Handlers with queued work, the next first.
     turns: VecDeque<Id>,
     slots: usize,
@@ -35,10 +35,10 @@ pub(super) struct Queues<T> {
 }
 
 /// One handler with queued or running work. It keeps the handler alive, and so its [`Id`] unique.
-struct Line<T> {
+struct Line<T, H> {
     #[expect(dead_code, reason = "held, not read: no other handler can have its address meanwhile")]
-    handler: Arc<Handler>,
-    parts: VecDeque<Part<T>>,
+    handler: Arc<H>,
+    parts: VecDeque<Part<T, H>>,
     slots: usize,
     threads: usize,
     overdue: usize,
@@ -47,14 +47,14 @@ struct Line<T> {
 // === impl Id ===
 
 impl Id {
-    pub(super) fn of(handler: &Arc<Handler>) -> Self {
-        Self(Arc::as_ptr(handler) as usize)
+    pub(super) fn of<H>(handler: &Arc<H>) -> Self {
+        Self(Arc::as_ptr(handler).addr())
     }
 }
 
 // === impl Queues ===
 
-impl<T> Queues<T> {
+impl<T, H> Queues<T, H> {
     pub(super) fn new(slots: usize) -> Self {
         let (lines, turns) = (HashMap::new(), VecDeque::new());
         Self { lines, turns, slots, busy: 0, engaged: 0, closed: false, threads: 0, idle: 0 }
@@ -74,7 +74,7 @@ impl<T> Queues<T> {
     }
 
     /// Queues new work behind what the handler has already.
-    pub(super) fn push(&mut self, part: Part<T>) {
+    pub(super) fn push(&mut self, part: Part<T, H>) {
         let id = Id::of(&part.handler);
         self.line(&part.handler).parts.push_back(part);
         if !self.turns.contains(&id) {
@@ -84,7 +84,7 @@ impl<T> Queues<T> {
 
     /// Puts the rest of a batch before all other work of its handler. The handler's turn comes next, or last if the
     /// batch was stopped to let others have theirs.
-    pub(super) fn put_back(&mut self, part: Part<T>, next: bool) {
+    pub(super) fn put_back(&mut self, part: Part<T, H>, next: bool) {
         if part.jobs.is_empty() {
             return;
         }
@@ -96,7 +96,7 @@ impl<T> Queues<T> {
     }
 
     /// Takes the next batch, with a slot to run it.
-    pub(super) fn take(&mut self) -> Option<Part<T>> {
+    pub(super) fn take(&mut self) -> Option<Part<T, H>> {
         let place = self.place()?;
         let id = self.turns.remove(place)?;
         let share = self.slots;
@@ -149,13 +149,13 @@ impl<T> Queues<T> {
     }
 
     /// Takes nothing more, and hands out what has not started.
-    pub(super) fn close(&mut self) -> Vec<Part<T>> {
+    pub(super) fn close(&mut self) -> Vec<Part<T, H>> {
         self.closed = true;
         self.turns.clear();
         self.lines.values_mut().flat_map(|line| std::mem::take(&mut line.parts)).collect()
     }
 
-    fn line(&mut self, handler: &Arc<Handler>) -> &mut Line<T> {
+    fn line(&mut self, handler: &Arc<H>) -> &mut Line<T, H> {
         self.lines.entry(Id::of(handler)).or_insert_with(|| Line {
             handler: Arc::clone(handler),
             parts: VecDeque::new(),
@@ -173,7 +173,7 @@ impl<T> Queues<T> {
         self.turns.iter().position(|id| self.lines.get(id).is_some_and(|line| self.may_start(line)))
     }
 
-    fn may_start(&self, line: &Line<T>) -> bool {
+    fn may_start(&self, line: &Line<T, H>) -> bool {
         let others = self.turns.len() > 1;
         let share = if others { (self.slots / 2).max(1) } else { self.slots };
         // A handler that keeps cores busy beyond its slots gets no further ones before those are free.
@@ -184,3 +184,6 @@ impl<T> Queues<T> {
         line.slots < share && cores && threads
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

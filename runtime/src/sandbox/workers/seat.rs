@@ -18,8 +18,8 @@ pub(super) struct Seat<T: Send + 'static> {
     batch: Mutex<Option<Batch<T>>>,
 }
 
-struct Batch<T> {
-    handler: Arc<Handler>,
+struct Batch<T, H = Handler> {
+    handler: Arc<H>,
     todo: VecDeque<Job<T>>,
     finished: Vec<Finished<T>>,
     /// When the first of `finished` ended.
@@ -40,21 +40,12 @@ impl<T: Send + 'static> Seat<T> {
     }
 
     /// Takes a batch, with a slot.
-    pub(super) fn sit(&self, part: Part<T>) {
-        *self.lock() = Some(Batch {
-            finished: Vec::with_capacity(part.jobs.len()),
-            handler: part.handler,
-            todo: part.jobs,
-            oldest: None,
-            done: part.done,
-            slot: Some(Instant::now()),
-            computing: None,
-            overdue: false,
-        });
+    pub(super) fn sit(&self, part: Part<T>, now: Instant) {
+        *self.lock() = Some(Batch::new(part, now));
     }
 
     /// The next job to call the guest with.
-    pub(super) fn begin(&self, closed: bool) -> Option<(Arc<Handler>, Job<T>)> {
+    pub(super) fn begin(&self, closed: bool) -> Option<Job<T>> {
         let mut seat = self.lock();
         let batch = seat.as_mut()?;
         if closed {
@@ -70,12 +61,12 @@ impl<T: Send + 'static> Seat<T> {
         }
         let job = batch.todo.pop_front()?;
         batch.computing = Some(Instant::now());
-        Some((Arc::clone(&batch.handler), job))
+        Some(job)
     }
 
-    /// Keeps what came of a job until its chunk is sent.
-    pub(super) fn end(&self, shared: &Arc<Shared<T>>, finished: Finished<T>) {
-        let now = Instant::now();
+    /// Keeps what came of a job until its chunk is sent. A batch that has had its turn goes to the end of the line, if
+    /// there is one.
+    pub(super) fn end(&self, shared: &Arc<Shared<T>>, finished: Finished<T>, now: Instant) {
         let mut seat = self.lock();
         let Some(batch) = seat.as_mut() else { return };
         batch.computing = None;
@@ -87,13 +78,7 @@ impl<T: Send + 'static> Seat<T> {
         batch.finished.push(finished);
         batch.oldest.get_or_insert(now);
         batch.send_old(now);
-    }
-
-    /// Between calls: a batch that has had its turn goes to the end of the line, if there is one.
-    pub(super) fn yield_turn(&self, shared: &Arc<Shared<T>>) {
-        let mut seat = self.lock();
-        let Some(batch) = seat.as_mut() else { return };
-        if shared.contended() && batch.slot.is_some_and(|since| since.elapsed() >= limits::TURN) {
+        if batch.had_turn(now) && shared.contended() {
             let mut queues = shared.lock();
             batch.give_up(&mut queues, false);
             shared.changed(&mut queues);
@@ -154,9 +139,27 @@ impl<T: Send + 'static> Waiting for Seat<T> {
 
 // === impl Batch ===
 
-impl<T> Batch<T> {
+impl<T, H> Batch<T, H> {
+    fn new(part: Part<T, H>, now: Instant) -> Self {
+        Self {
+            finished: Vec::with_capacity(part.jobs.len()),
+            handler: part.handler,
+            todo: part.jobs,
+            oldest: None,
+            done: part.done,
+            slot: Some(now),
+            computing: None,
+            overdue: false,
+        }
+    }
+
+    /// Whether it has held its slot so long that others come first.
+    fn had_turn(&self, now: Instant) -> bool {
+        self.slot.is_some_and(|since| now.saturating_duration_since(since) >= limits::TURN)
+    }
+
     /// Gives the slot up, if it is still held, and the jobs that have not started.
-    fn give_up(&mut self, queues: &mut Queues<T>, next: bool) {
+    fn give_up(&mut self, queues: &mut Queues<T, H>, next: bool) {
         if self.slot.take().is_none() {
             return;
         }
@@ -181,5 +184,65 @@ impl<T> Batch<T> {
         if !self.finished.is_empty() {
             let _ = self.done.send(std::mem::take(&mut self.finished));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::queue::tests::{event, part};
+    use super::*;
+
+    #[test]
+    fn a_turn_ends_after_its_time_and_the_rest_goes_behind_those_who_wait() {
+        let (mut queues, a, b) = (Queues::new(1), Arc::new("a"), Arc::new("b"));
+        let (work, _chunks) = part(&a, 0..16);
+        queues.push(work);
+        let begun = Instant::now();
+        let mut batch = Batch::new(queues.take().unwrap(), begun);
+        let (other, _other_chunks) = part(&b, 100..101);
+        queues.push(other);
+        assert_eq!(batch.todo.pop_front().unwrap().tag, 0);
+        assert!(!batch.had_turn(begun));
+        assert!(!batch.had_turn(begun + limits::TURN - Duration::from_nanos(1)));
+        assert!(batch.had_turn(begun + limits::TURN));
+
+        batch.give_up(&mut queues, false);
+        assert!(batch.todo.is_empty(), "what has not started is given back");
+        assert!(!batch.had_turn(begun + limits::TURN * 2), "its slot is given up already");
+        batch.give_up(&mut queues, false);
+        let (first, second) = (queues.take().unwrap(), queues.take());
+        assert_eq!((*first.handler, first.jobs[0].tag), ("b", 100));
+        assert!(second.is_none(), "giving up twice frees one slot");
+        queues.release(Id::of(&b));
+        let rest = queues.take().unwrap();
+        assert_eq!((*rest.handler, rest.jobs[0].tag, rest.jobs.len()), ("a", 1, 15));
+    }
+
+    #[test]
+    fn a_finished_job_waits_no_longer_than_its_chunk_may() {
+        let a = Arc::new("a");
+        let (work, mut chunks) = part(&a, 0..2);
+        let begun = Instant::now();
+        let mut batch = Batch::new(work, begun);
+        batch.finished.push(Finished { event: event(), tag: 0, ran: Ran::NotCalled(String::new()) });
+        batch.oldest = Some(begun);
+        batch.send_old(begun + limits::CHUNK_AGE - Duration::from_nanos(1));
+        assert!(chunks.try_recv().is_err());
+        batch.send_old(begun + limits::CHUNK_AGE);
+        assert_eq!(chunks.try_recv().unwrap()[0].tag, 0);
+        batch.send_old(begun + limits::CHUNK_AGE * 9);
+        assert!(chunks.try_recv().is_err(), "nothing is sent twice");
+    }
+
+    #[test]
+    fn what_is_left_of_a_batch_stays_with_it_once_the_queue_is_closed() {
+        let (mut queues, a) = (Queues::new(1), Arc::new("a"));
+        queues.push(part(&a, 0..16).0);
+        let mut batch = Batch::new(queues.take().unwrap(), Instant::now());
+        assert!(queues.close().is_empty());
+        batch.give_up(&mut queues, true);
+        assert_eq!(batch.todo.len(), 16);
     }
 }
