@@ -19,6 +19,8 @@ use serde_json::{Value, json};
 use crate::support::host::guest;
 use crate::support::vectors;
 
+mod bus;
+
 const ENROLLMENT_CREATED: &str = "org.openedx.learning.course.enrollment.created.v1";
 const CATALOG_CHANGED: &str = "org.openedx.content_authoring.course.catalog_info.changed.v1";
 const DEMO_COURSE: &str = "course-v1:edX+DemoX+Demo_Course";

@@ -2,18 +2,20 @@
 //! here arrives there, byte for byte.
 
 use std::collections::HashSet;
+use std::fs;
 use std::time::Duration;
 
 use sandbar::bus::{Bus, Fetched, Group, Settings, Start, open};
 use sandbar::decode::{self, Decoder};
-use sandbar::event::{Effects, Encoding, Envelope, Message, Metadata, Outgoing, Payload, Settlement, Topic};
-use sandbar::wire::{Identity, Profile};
+use sandbar::event::{Effects, Message, Payload, Settlement, Topic};
+use sandbar::wire::Profile;
+use serde_json::json;
 
 use crate::interop::python::{Consumer, Produced, produce};
-use crate::support::vectors::{COUNT, Vector, vectors};
 use crate::support::bounded;
 use crate::support::host::{Bench, HandlerToml};
 use crate::support::redis::Server;
+use crate::support::vectors::{COUNT, Vector, vectors};
 
 pub(crate) mod python;
 
@@ -56,12 +58,15 @@ async fn what_is_published_here_arrives_in_python() {
     // Says which events this release can express. That Python writes them in the vectors' bytes is shown above.
     let sent = expressible(&produce(&server.url(), "python", &vectors()).await);
 
-    let decoder = Decoder::load(&decode::Settings::default()).unwrap();
-    let outgoing: Vec<Outgoing> = sent.iter().map(|vector| outgoing(&decoder, TOPIC, vector)).collect();
-    for (vector, ours) in sent.iter().zip(&outgoing) {
-        assert_eq!(ours.fields, vector.fields(), "{} is written in other bytes", vector.kind);
+    let bench = Bench::with(&format!("[bus]\nurl = \"{}\"\ntopic_prefix = \"{PREFIX}\"\n", server.url()));
+    let lines: Vec<String> = sent.iter().map(document).collect();
+    fs::write(bench.path("events.jsonl"), lines.join("\n")).unwrap();
+    let printed = bench.ok(&["publish", "--topic", TOPIC, "events.jsonl"], b"");
+    assert_eq!(printed.lines().count(), sent.len());
+    let ours = receive(&server.url(), &HashSet::from([TOPIC]), sent.len()).await;
+    for (vector, message) in sent.iter().zip(&ours) {
+        assert_eq!(message.fields, vector.fields(), "{} is written in other bytes", vector.kind);
     }
-    publish(&server.url(), &outgoing).await;
 
     let received = Consumer::start(&server.url(), PREFIX, TOPIC, "reports", sent.len()).await.events().await;
     assert_eq!(received.len(), sent.len());
@@ -111,32 +116,20 @@ fn expressible(produced: &Produced) -> Vec<Vector> {
     sent
 }
 
-/// An event as a handler would publish it, with the vector's metadata.
-fn outgoing(decoder: &Decoder, topic: &str, vector: &Vector) -> Outgoing {
+/// An event as a user of the command line writes it, with the vector's metadata.
+fn document(vector: &Vector) -> String {
     let metadata = &vector.metadata;
-    let identity = Identity { source: metadata.source.clone(), host: metadata.sourcehost.clone(), lib: vector.lib() };
-    let envelope = Envelope {
-        metadata: Metadata {
-            id: metadata.id.clone(),
-            kind: vector.kind.clone(),
-            source: metadata.source.clone(),
-            time: metadata.time.clone(),
-            ..Metadata::default()
-        },
-        encoding: Encoding::Avro,
-        payload: decoder.to_avro(&vector.kind, &vector.data.to_string()).unwrap().into(),
-    };
-    Outgoing { topic: topic.into(), fields: Profile::OpenEdx.write(&envelope, &identity) }
+    let headers = json!({ "sourcehost": metadata.sourcehost, "sourcelib": vector.lib() });
+    let document = json!({
+        "type": vector.kind, "id": metadata.id, "time": metadata.time, "source": metadata.source, "headers": headers,
+        "data": vector.data,
+    });
+    document.to_string()
 }
 
 async fn bus(url: &str) -> std::sync::Arc<dyn Bus> {
     let settings = Settings { url: url.to_owned(), topic_prefix: Some(PREFIX.to_owned()), stream_max_len: None };
     open(&settings).await.unwrap()
-}
-
-async fn publish(url: &str, messages: &[Outgoing]) {
-    let positions = bounded("publish", bus(url).await.publish(messages)).await.unwrap();
-    assert_eq!(positions.len(), messages.len());
 }
 
 /// Reads `count` messages as a new group that starts at the beginning, and acknowledges them.

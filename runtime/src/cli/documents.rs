@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn an_envelope_is_told_by_its_data() {
-        let text = r#"{"topic":"t","type":"k","content_type":"c","headers":{"h":"v"},"data":{"n":12345678901234567890}}"#;
+        let text =
+            r#"{"topic":"t","type":"k","content_type":"c","headers":{"h":"v"},"data":{"n":12345678901234567890}}"#;
         let found = read(text.as_bytes()).next().unwrap().unwrap();
         assert_eq!((found.topic.as_deref(), found.kind.as_deref()), (Some("t"), Some("k")));
         assert_eq!((found.content_type.as_deref(), found.headers["h"].as_str()), (Some("c"), "v"));

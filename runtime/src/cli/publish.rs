@@ -238,7 +238,9 @@ fn encoding(content_type: Option<&str>, raw: bool) -> anyhow::Result<Encoding> {
         Some(_) if is(AVRO) => Ok(Encoding::Avro),
         Some(_) if is(JSON) => Ok(Encoding::Json),
         Some(name) if raw && !name.is_empty() => Ok(Encoding::Other(name.to_owned())),
-        Some(name) => bail!("content type {name:?} is not known: give {AVRO} or {JSON}, or publish the bytes with --raw"),
+        Some(name) => {
+            bail!("content type {name:?} is not known: give {AVRO} or {JSON}, or publish the bytes with --raw")
+        }
     }
 }
 
