@@ -16,6 +16,11 @@ use sandbar::sandbox::{
 };
 use serde_json::{Value, json};
 
+use crate::support::host::guest;
+use crate::support::vectors;
+
+mod bus;
+
 const ENROLLMENT_CREATED: &str = "org.openedx.learning.course.enrollment.created.v1";
 const CATALOG_CHANGED: &str = "org.openedx.content_authoring.course.catalog_info.changed.v1";
 const DEMO_COURSE: &str = "course-v1:edX+DemoX+Demo_Course";
@@ -125,9 +130,7 @@ fn root() -> PathBuf {
 }
 
 fn component(name: &str) -> Vec<u8> {
-    let dir = std::env::var_os("SANDBAR_GUESTS").map_or_else(|| root().join("target/guests/out"), PathBuf::from);
-    let file = dir.join(name).with_extension("wasm");
-    fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}; scripts/build-guests.sh builds it", file.display()))
+    fs::read(guest(name)).unwrap()
 }
 
 /// Compiled once, however many tests call it.
@@ -161,12 +164,10 @@ fn at(mut event: Event, time: &str) -> Event {
 
 /// An event as the Python packages wrote it.
 fn vector(file: &str) -> Event {
-    let path = root().join("tests/vectors").join(file);
-    let json: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    let text = |pointer: &str| json.pointer(pointer).and_then(Value::as_str).unwrap().to_owned();
-    let mut event = event(&text("/topic"), &text("/event_type"), &json["event_data_avro_json"]);
-    event.metadata.id = text("/metadata/id");
-    event.metadata.time = text("/metadata/time");
+    let vector = vectors::vector(file);
+    let mut event = event(&vector.topic, &vector.kind, &vector.data);
+    event.metadata.id = vector.metadata.id;
+    event.metadata.time = vector.metadata.time;
     event
 }
 

@@ -2,21 +2,22 @@
 //! here arrives there, byte for byte.
 
 use std::collections::HashSet;
+use std::fs;
 use std::time::Duration;
 
 use sandbar::bus::{Bus, Fetched, Group, Settings, Start, open};
 use sandbar::decode::{self, Decoder};
-use sandbar::event::{Effects, Encoding, Envelope, Message, Metadata, Outgoing, Payload, Settlement, Topic};
-use sandbar::wire::{Identity, Profile};
+use sandbar::event::{Effects, Message, Payload, Settlement, Topic};
+use sandbar::wire::Profile;
+use serde_json::json;
 
 use crate::interop::python::{Consumer, Produced, produce};
-use crate::interop::vectors::{Vector, vectors};
 use crate::support::bounded;
 use crate::support::host::{Bench, HandlerToml};
 use crate::support::redis::Server;
+use crate::support::vectors::{COUNT, Vector, vectors};
 
 pub(crate) mod python;
-pub(crate) mod vectors;
 
 const PREFIX: &str = "dev";
 /// Releases of openedx-events before 11 cannot express these.
@@ -36,17 +37,17 @@ async fn what_python_publishes_arrives_here() {
     let decoder = Decoder::load(&decode::Settings::default()).unwrap();
     for vector in &sent {
         let message = messages.iter().find(|message| message.fields.get("id") == Some(vector.metadata.id.as_bytes()));
-        let message = message.unwrap_or_else(|| panic!("{} did not arrive", vector.event_type));
-        assert_eq!(message.fields, vector.fields(), "{}", vector.event_type);
+        let message = message.unwrap_or_else(|| panic!("{} did not arrive", vector.kind));
+        assert_eq!(message.fields, vector.fields(), "{}", vector.kind);
         assert_eq!(&*message.topic, vector.topic);
 
         let envelope = Profile::OpenEdx.read(message).unwrap();
         let event = decoder.decode(message, envelope, false).unwrap();
-        assert_eq!(event.metadata.kind, vector.event_type);
+        assert_eq!(event.metadata.kind, vector.kind);
         assert_eq!(event.metadata.source, vector.metadata.source);
         assert_eq!(event.metadata.time, vector.metadata.time);
-        let Payload::Json(json) = event.payload else { panic!("{} was not decoded", vector.event_type) };
-        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), vector.data, "{}", vector.event_type);
+        let Payload::Json(json) = event.payload else { panic!("{} was not decoded", vector.kind) };
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap(), vector.data, "{}", vector.kind);
     }
 }
 
@@ -57,22 +58,25 @@ async fn what_is_published_here_arrives_in_python() {
     // Says which events this release can express. That Python writes them in the vectors' bytes is shown above.
     let sent = expressible(&produce(&server.url(), "python", &vectors()).await);
 
-    let decoder = Decoder::load(&decode::Settings::default()).unwrap();
-    let outgoing: Vec<Outgoing> = sent.iter().map(|vector| outgoing(&decoder, TOPIC, vector)).collect();
-    for (vector, ours) in sent.iter().zip(&outgoing) {
-        assert_eq!(ours.fields, vector.fields(), "{} is written in other bytes", vector.event_type);
+    let bench = Bench::with(&format!("[bus]\nurl = \"{}\"\ntopic_prefix = \"{PREFIX}\"\n", server.url()));
+    let lines: Vec<String> = sent.iter().map(document).collect();
+    fs::write(bench.path("events.jsonl"), lines.join("\n")).unwrap();
+    let printed = bench.ok(&["publish", "--topic", TOPIC, "events.jsonl"], b"");
+    assert_eq!(printed.lines().count(), sent.len());
+    let ours = receive(&server.url(), &HashSet::from([TOPIC]), sent.len()).await;
+    for (vector, message) in sent.iter().zip(&ours) {
+        assert_eq!(message.fields, vector.fields(), "{} is written in other bytes", vector.kind);
     }
-    publish(&server.url(), &outgoing).await;
 
     let received = Consumer::start(&server.url(), PREFIX, TOPIC, "reports", sent.len()).await.events().await;
     assert_eq!(received.len(), sent.len());
     for (vector, event) in sent.iter().zip(&received) {
-        assert_eq!(event["type"], vector.event_type);
+        assert_eq!(event["type"], vector.kind);
         assert_eq!(event["id"], vector.metadata.id);
         assert_eq!(event["source"], vector.metadata.source);
         assert_eq!(event["sourcehost"], vector.metadata.sourcehost);
         assert_eq!(event["time"], vector.metadata.time);
-        assert_eq!(event["data"], vector.data_in_python, "{}", vector.event_type);
+        assert_eq!(event["data"], vector.data_in_python, "{}", vector.kind);
     }
 }
 
@@ -94,9 +98,9 @@ async fn a_handler_stands_between_two_python_services() {
     let received = Consumer::start(&server.url(), "", "echoed", "reports", sent.len()).await.events().await;
     // The handler may be called for several events at once, so they need not come in order.
     for vector in &sent {
-        let event = received.iter().find(|event| event["type"] == vector.event_type);
-        let event = event.unwrap_or_else(|| panic!("{} did not arrive", vector.event_type));
-        assert_eq!(event["data"], vector.data_in_python, "{}", vector.event_type);
+        let event = received.iter().find(|event| event["type"] == vector.kind);
+        let event = event.unwrap_or_else(|| panic!("{} did not arrive", vector.kind));
+        assert_eq!(event["data"], vector.data_in_python, "{}", vector.kind);
         assert_ne!(event["id"], vector.metadata.id, "what is published is an event of its own");
     }
 }
@@ -107,38 +111,25 @@ fn expressible(produced: &Produced) -> Vec<Vector> {
         if produced.openedx_events.starts_with("10.") { HashSet::from(NEWER_THAN_10) } else { HashSet::new() };
     let left_out: HashSet<&str> = produced.unsupported.iter().map(String::as_str).collect();
     assert_eq!(left_out, expected, "what openedx-events {} cannot express", produced.openedx_events);
-    let sent: Vec<Vector> = vectors().into_iter().filter(|v| !left_out.contains(v.event_type.as_str())).collect();
-    assert_eq!(sent.len() + left_out.len(), 15);
+    let sent: Vec<Vector> = vectors().into_iter().filter(|v| !left_out.contains(v.kind.as_str())).collect();
+    assert_eq!(sent.len() + left_out.len(), COUNT);
     sent
 }
 
-/// An event as a handler would publish it, with the vector's metadata.
-fn outgoing(decoder: &Decoder, topic: &str, vector: &Vector) -> Outgoing {
+/// An event as a user of the command line writes it, with the vector's metadata.
+fn document(vector: &Vector) -> String {
     let metadata = &vector.metadata;
-    let lib: Vec<String> = metadata.sourcelib.iter().map(u64::to_string).collect();
-    let identity = Identity { source: metadata.source.clone(), host: metadata.sourcehost.clone(), lib: lib.join(".") };
-    let envelope = Envelope {
-        metadata: Metadata {
-            id: metadata.id.clone(),
-            kind: vector.event_type.clone(),
-            source: metadata.source.clone(),
-            time: metadata.time.clone(),
-            ..Metadata::default()
-        },
-        encoding: Encoding::Avro,
-        payload: decoder.to_avro(&vector.event_type, &vector.data.to_string()).unwrap().into(),
-    };
-    Outgoing { topic: topic.into(), fields: Profile::OpenEdx.write(&envelope, &identity) }
+    let headers = json!({ "sourcehost": metadata.sourcehost, "sourcelib": vector.lib() });
+    let document = json!({
+        "type": vector.kind, "id": metadata.id, "time": metadata.time, "source": metadata.source, "headers": headers,
+        "data": vector.data,
+    });
+    document.to_string()
 }
 
 async fn bus(url: &str) -> std::sync::Arc<dyn Bus> {
     let settings = Settings { url: url.to_owned(), topic_prefix: Some(PREFIX.to_owned()), stream_max_len: None };
     open(&settings).await.unwrap()
-}
-
-async fn publish(url: &str, messages: &[Outgoing]) {
-    let positions = bounded("publish", bus(url).await.publish(messages)).await.unwrap();
-    assert_eq!(positions.len(), messages.len());
 }
 
 /// Reads `count` messages as a new group that starts at the beginning, and acknowledges them.

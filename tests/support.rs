@@ -4,7 +4,9 @@ use std::time::Duration;
 
 pub(crate) mod events;
 pub(crate) mod host;
+pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod vectors;
 
 /// No wait in a test is longer. Far above what anything takes on a busy machine, so it only ends what hangs.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);

@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::interop::vectors::Vector;
+use crate::support::vectors::Vector;
 
 /// A peer that is told nothing for so long ends by itself, whatever becomes of the test.
 const SECONDS: &str = "60";
@@ -128,7 +128,7 @@ fn python() -> PathBuf {
 
 fn line(vector: &Vector) -> String {
     json!({
-        "event_type": vector.event_type,
+        "event_type": vector.kind,
         "topic": vector.topic,
         "key_field": vector.event_key_field,
         "data": vector.data,

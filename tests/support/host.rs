@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::BOUND;
+use super::process::{Ran, finish};
 
 /// A folder of one test's own: configuration, log files, perhaps the bus.
 pub(crate) struct Bench {
@@ -36,10 +39,14 @@ pub(crate) fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// The binary under test.
+/// The binary under test: beside this test's own directory, or where `SANDBAR_BIN` says.
 pub(crate) fn binary() -> PathBuf {
-    let path = std::env::var_os("SANDBAR_BIN").map_or_else(|| workspace().join("target/debug/sandbar"), PathBuf::from);
-    assert!(path.is_file(), "{} is missing: run `make test`, which builds it", path.display());
+    let beside = || {
+        let own = std::env::current_exe().unwrap();
+        own.parent().unwrap().parent().unwrap().join("sandbar")
+    };
+    let path = std::env::var_os("SANDBAR_BIN").map_or_else(beside, PathBuf::from);
+    assert!(path.is_file(), "{} is missing: run `cargo build -p sandbar`, or `make test`", path.display());
     path
 }
 
@@ -64,8 +71,16 @@ impl HandlerToml {
 // === impl Bench ===
 
 impl Bench {
+    /// An empty folder.
     pub(crate) fn new() -> Self {
         Self { dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// A folder with this `sandbar.toml`.
+    pub(crate) fn with(config: &str) -> Self {
+        let bench = Self::new();
+        fs::write(bench.path("sandbar.toml"), config).unwrap();
+        bench
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -83,11 +98,30 @@ impl Bench {
         path
     }
 
-    /// The binary with a clean environment and these arguments.
+    /// The binary with a clean environment, these arguments, and pipes for [`finish`].
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
-        command.args(args).env_clear().current_dir(self.dir.path()).stdin(Stdio::null());
+        command.args(args).env_clear().current_dir(self.dir.path());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn call(&self, args: &[&str], stdin: &[u8]) -> Ran {
+        finish(self.command(args).spawn().unwrap(), stdin)
+    }
+
+    /// Runs a command that must succeed, and returns what it printed.
+    pub(crate) fn ok(&self, args: &[&str], stdin: &[u8]) -> String {
+        let ran = self.call(args, stdin);
+        assert_eq!(ran.code, 0, "{args:?}: {}{}", ran.stderr, ran.text());
+        ran.text()
+    }
+
+    /// The one document that a command prints.
+    pub(crate) fn json(&self, args: &[&str], stdin: &[u8]) -> Value {
+        let text = self.ok(args, stdin);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?}: {error}: {text}"))
     }
 
     /// Starts `sandbar run`.
@@ -98,18 +132,12 @@ impl Bench {
             .command(&["run", "--config"])
             .arg(config)
             .args(more)
+            .stdin(Stdio::null())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
         Host { child, log, stdout }
-    }
-
-    /// Runs a command to its end and returns exit code, standard output and standard error.
-    pub(crate) fn output(&self, args: &[&str]) -> (i32, String, String) {
-        let output = self.command(args).output().unwrap();
-        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }
 }
 
@@ -148,7 +176,7 @@ impl Host {
     }
 
     /// What it did, if it was started with `--json` and has ended.
-    pub(crate) fn summary(&self) -> serde_json::Value {
+    pub(crate) fn summary(&self) -> Value {
         let text = fs::read_to_string(&self.stdout).unwrap();
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text:?}"))
     }

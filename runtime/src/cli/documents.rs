@@ -15,12 +15,14 @@ pub(super) struct Document {
     pub(super) time: Option<String>,
     pub(super) source: Option<String>,
     pub(super) key: Option<String>,
+    pub(super) content_type: Option<String>,
     pub(super) headers: BTreeMap<String, String>,
     /// The data to the byte: numbers keep every digit.
     pub(super) data: String,
 }
 
-/// A document with an envelope. No event's data has a field `data` at its root, so that is what tells the two apart.
+/// A document with an envelope. No schema has a field `data` at its root, so that is what tells the two apart; JSON
+/// without a schema that does have one needs the envelope.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Enveloped {
@@ -31,6 +33,7 @@ struct Enveloped {
     time: Option<String>,
     source: Option<String>,
     key: Option<String>,
+    content_type: Option<String>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
     data: Box<RawValue>,
@@ -61,6 +64,7 @@ fn document(raw: &RawValue) -> Result<Document, serde_json::Error> {
         time: found.time,
         source: found.source,
         key: found.key,
+        content_type: found.content_type,
         headers: found.headers,
         data: found.data.get().to_owned(),
     })
@@ -93,10 +97,11 @@ mod tests {
 
     #[test]
     fn an_envelope_is_told_by_its_data() {
-        let text = r#"{"topic":"t","type":"k","headers":{"h":"v"},"data":{"n":12345678901234567890}}"#;
+        let text =
+            r#"{"topic":"t","type":"k","content_type":"c","headers":{"h":"v"},"data":{"n":12345678901234567890}}"#;
         let found = read(text.as_bytes()).next().unwrap().unwrap();
         assert_eq!((found.topic.as_deref(), found.kind.as_deref()), (Some("t"), Some("k")));
-        assert_eq!(found.headers["h"], "v");
+        assert_eq!((found.content_type.as_deref(), found.headers["h"].as_str()), (Some("c"), "v"));
         assert_eq!(found.data, r#"{"n":12345678901234567890}"#);
         let error = read(&br#"{"tpoic":"t","data":1}"#[..]).next().unwrap().unwrap_err();
         assert!(error.to_string().contains("tpoic"), "{error}");

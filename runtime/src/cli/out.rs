@@ -4,7 +4,7 @@ use std::fmt::Arguments;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::Value;
 
 /// Prints one line.
@@ -57,9 +57,14 @@ pub(super) fn progress(what: &'static str, total: Option<u64>) -> ProgressBar {
         None => ProgressBar::no_length(),
     };
     bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
-    let template = if total.is_some() { "{msg} {bar:30} {pos}/{len} ({per_sec})" } else { "{msg} {pos} ({per_sec})" };
+    let template = if total.is_some() { "{msg} {bar:30} {pos}/{len} ({rate})" } else { "{msg} {pos} ({rate})" };
     if let Ok(style) = ProgressStyle::with_template(template) {
-        bar.set_style(style);
+        // The library's own has four digits after the point.
+        let rate = |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            // A bar that cannot be written is no reason to stop.
+            let _ = write!(out, "{:.0}/s", state.per_sec());
+        };
+        bar.set_style(style.with_key("rate", rate));
     }
     bar.set_message(what);
     bar.enable_steady_tick(Duration::from_millis(200));

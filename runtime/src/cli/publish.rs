@@ -9,7 +9,7 @@ use bytes::Bytes;
 use indicatif::ProgressBar;
 use sandbar::bus::Bus;
 use sandbar::config::Config;
-use sandbar::decode::Decoder;
+use sandbar::decode::{self, Decoder};
 use sandbar::event::{Encoding, Envelope, Metadata, Outgoing, Position};
 use sandbar::wire;
 use serde_json::json;
@@ -31,6 +31,10 @@ pub(super) struct Args {
     /// Publish the input's bytes as the payload of one event, as they are
     #[arg(long, requires = "kind", requires = "topic")]
     raw: bool,
+    /// How the payload is written: application/avro, the default, needs a schema; application/json takes any document.
+    /// With --raw, whatever the bytes are
+    #[arg(long, value_name = "CONTENT_TYPE")]
+    content_type: Option<String>,
     /// Check and encode everything, publish nothing
     #[arg(long)]
     dry_run: bool,
@@ -38,7 +42,8 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     /// One JSON document, an array, or one document per line; stdin if it is missing or `-`. A document is an event's
-    /// data, or {"topic", "type", "id", "time", "source", "key", "headers", "data"}, whose keys stand over the options
+    /// data, or {"topic", "type", "id", "time", "source", "key", "content_type", "headers", "data"}, whose keys stand over
+    /// the options
     #[arg(value_name = "FILE")]
     file: Option<PathBuf>,
 }
@@ -49,6 +54,9 @@ const BATCH: usize = 500;
 
 /// Headers of the profile that a producer may set; the others have keys of their own.
 const ALLOWED_HEADERS: [&str; 3] = ["sourcehost", "sourcelib", "minorversion"];
+
+const AVRO: &str = "application/avro";
+const JSON: &str = "application/json";
 
 /// One event, ready to go.
 struct Ready {
@@ -154,9 +162,12 @@ impl Publisher<'_> {
     fn ready(&self, document: Document, raw: Option<Vec<u8>>) -> anyhow::Result<Ready> {
         let topic = document.topic.or_else(|| self.args.topic.clone()).context("it has no topic: give --topic")?;
         let kind = document.kind.or_else(|| self.args.kind.clone()).context("it has no type: give --type")?;
+        let content_type = document.content_type.as_ref().or(self.args.content_type.as_ref());
+        let encoding = encoding(content_type.map(String::as_str), raw.is_some())?;
         let payload = match (&self.decoder, raw) {
-            (Some(decoder), _) => decoder.to_avro(&kind, &document.data)?,
-            (None, raw) => raw.unwrap_or_default(),
+            (_, Some(bytes)) => bytes,
+            (Some(decoder), None) if encoding == Encoding::Avro => to_avro(decoder, &kind, &document.data)?,
+            (_, None) => document.data.into_bytes(),
         };
         let limit = self.config.schemas.max_payload;
         if payload.len() > limit {
@@ -186,7 +197,7 @@ impl Publisher<'_> {
             headers: document.headers.into_iter().map(|(name, value)| (name, Bytes::from(value))).collect(),
             hops: 0,
         };
-        let envelope = Envelope { metadata, encoding: Encoding::Avro, payload: payload.into() };
+        let envelope = Envelope { metadata, encoding, payload: payload.into() };
         let fields = self.config.profile.write(&envelope, &self.identity);
         Ok(Ready { id, kind, outgoing: Outgoing { topic: topic.into(), fields } })
     }
@@ -198,25 +209,46 @@ impl Publisher<'_> {
             Some(bus) if !outgoing.is_empty() => bus.publish(&outgoing).await?.into_iter().map(Some).collect(),
             _ => vec![None; outgoing.len()],
         };
-        for (ready, position) in batch.iter().zip(&positions) {
-            self.progress.suspend(|| self.tell(ready, position.as_ref()))?;
-        }
+        let lines: String =
+            batch.iter().zip(&positions).map(|(ready, position)| self.line(ready, position.as_ref())).collect();
+        // Once per batch: each time the bar is drawn anew.
+        self.progress.suspend(|| out::bytes(lines.as_bytes()))?;
         self.published += batch.len();
         self.progress.inc(batch.len() as u64);
         Ok(())
     }
 
-    fn tell(&self, ready: &Ready, position: Option<&Position>) -> io::Result<()> {
+    /// What is printed of one event.
+    fn line(&self, ready: &Ready, position: Option<&Position>) -> String {
         let topic = &*ready.outgoing.topic;
+        let position = position.map(Position::as_str);
         if self.args.json {
-            let position = position.map(Position::as_str);
-            return out::json(&json!({ "id": ready.id, "type": ready.kind, "topic": topic, "position": position }));
+            let document = json!({ "id": ready.id, "type": ready.kind, "topic": topic, "position": position });
+            return format!("{document}\n");
         }
-        match position {
-            Some(position) => out::line(&format!("{} {topic} {position}", ready.id)),
-            None => out::line(&format!("{} {topic} -", ready.id)),
+        format!("{} {} {}\n", ready.id, out::clean(topic), position.unwrap_or("-"))
+    }
+}
+
+/// What a payload is to be, by its content type.
+fn encoding(content_type: Option<&str>, raw: bool) -> anyhow::Result<Encoding> {
+    let is = |known: &str| content_type.is_some_and(|name| name.eq_ignore_ascii_case(known));
+    match content_type {
+        None => Ok(Encoding::Avro),
+        Some(_) if is(AVRO) => Ok(Encoding::Avro),
+        Some(_) if is(JSON) => Ok(Encoding::Json),
+        Some(name) if raw && !name.is_empty() => Ok(Encoding::Other(name.to_owned())),
+        Some(name) => {
+            bail!("content type {name:?} is not known: give {AVRO} or {JSON}, or publish the bytes with --raw")
         }
     }
+}
+
+fn to_avro(decoder: &Decoder, kind: &str, document: &str) -> anyhow::Result<Vec<u8>> {
+    decoder.to_avro(kind, document).map_err(|error| match error {
+        decode::Error::NoSchema { .. } => anyhow!("{error}, or publish it as JSON: --content-type {JSON}"),
+        error => error.into(),
+    })
 }
 
 /// What the Python consumer takes: a time whose offset is zero and written.

@@ -1,5 +1,9 @@
 //! Every name of a span, attribute or metric. The first two groups are OpenTelemetry's semantic conventions for
-//! messaging (1.37); the rest is ours.
+//! messaging (1.37) and for CloudEvents; the rest is ours.
+//!
+//! A span is named `{messaging.operation.name} {messaging.destination.name}` there. Here the first word is fixed, and who
+//! exports spans adds the destination. No well-known value of `messaging.system` is meant for Redis or SQLite, so ours
+//! are custom ones, which the conventions allow.
 
 /// Span: one fetch from the bus. Its kind is client.
 pub const SPAN_RECEIVE: &str = "receive";
@@ -7,7 +11,8 @@ pub const SPAN_RECEIVE: &str = "receive";
 pub const SPAN_PROCESS: &str = "process";
 /// Span: one batch of settlements. Its kind is client.
 pub const SPAN_SETTLE: &str = "settle";
-/// Span: one batch of publications. Its kind is producer.
+/// Span: one batch of publications. Its kind is client: producer is for a span whose own context the messages carry, and
+/// no context is put into messages yet.
 pub const SPAN_SEND: &str = "send";
 
 /// `redis` or `sqlite`.
