@@ -8,9 +8,11 @@ use sandbar::bus::{Bus, Settings, open};
 use crate::conformance::{Fixture, conformance};
 use crate::support::redis::Server;
 
+mod tls;
 mod trouble;
 
 conformance!(conforms, Server::start(&[]));
+conformance!(on_6_2, Server::start_old());
 
 #[async_trait]
 impl Fixture for Server {
@@ -21,6 +23,10 @@ impl Fixture for Server {
     async fn lose_messages(&self, topic: &str) {
         let trimmed: u64 = self.run(&["XTRIM", &format!("dev-{topic}"), "MAXLEN", "0"]).await;
         assert!(trimmed > 0);
+    }
+
+    fn counts_unread(&self) -> bool {
+        !self.is_old()
     }
 }
 

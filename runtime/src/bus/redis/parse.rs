@@ -36,9 +36,14 @@ pub(super) fn int(value: &Value) -> Option<i64> {
     }
 }
 
+/// A number that is not negative.
+pub(super) fn unsigned(value: &Value) -> Option<u64> {
+    int(value).and_then(|number| u64::try_from(number).ok())
+}
+
 /// A count; what is none is 0.
 pub(super) fn count(value: &Value) -> u64 {
-    int(value).and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
+    unsigned(value).unwrap_or(0)
 }
 
 /// An array's elements; nil is an empty one.
