@@ -1,6 +1,6 @@
 //! Redis Streams: the conformance suite on a real server, and what only Redis can do to us.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use sandbar::bus::{Bus, Settings, open};
@@ -8,6 +8,7 @@ use sandbar::bus::{Bus, Settings, open};
 use crate::conformance::{Fixture, conformance};
 use crate::support::redis::Server;
 
+mod repair;
 mod tls;
 mod trouble;
 
@@ -39,4 +40,41 @@ async fn host(url: &str) -> Arc<dyn Bus> {
 /// The number that a command answers with.
 async fn count(server: &Server, words: &[&str]) -> u64 {
     server.run(words).await
+}
+
+/// The lines logged on this thread from now on.
+struct Log {
+    lines: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+#[derive(Clone)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+// === impl Log ===
+
+impl Log {
+    fn start() -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let writer = Lines(Arc::clone(&lines));
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        Self { lines, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// The lines that contain `text`.
+    fn with(&self, text: &str) -> Vec<String> {
+        let lines = String::from_utf8(self.lines.lock().unwrap().clone()).unwrap();
+        lines.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

@@ -158,12 +158,11 @@ pub(crate) async fn what_is_trimmed_unread_is_counted_as_lost(fixture: &dyn Fixt
     assert_eq!(consume(&subscription, 2).await, [0, 1]);
     subscription.renew().await.unwrap();
     assert_eq!(lost().await, (expected, Some(2)));
-    // The second time the position lies among what was read, and more comes before anybody has looked.
+    // Read past at once: a bus may not notice, but does not take them for still to be read.
     fixture.lose_messages("t").await;
     publish(&bus, "t", 1).await;
     assert_eq!(consume(&subscription, 1).await, [0]);
     subscription.renew().await.unwrap();
     let (lost, lag) = lost().await;
-    assert_eq!(lag, Some(0));
-    assert!(lost == expected + 2 || !fixture.counts_unread(), "{lost}");
+    assert!(lag == Some(0) && lost >= expected, "{lost} {lag:?}");
 }

@@ -57,7 +57,7 @@ local function named(info)
 end
 
 -- Returns how many unread messages are gone that were not counted before, and 1 if there may be more. `known` is the
--- last id there was at the renewal before this one.
+-- last entry that was there at the renewal before this one.
 local function unread_and_gone(info, delivered, read, known)
   local newest, added = info['last-generated-id'], info['entries-added']
   local first = info['first-entry'] and info['first-entry'][1]
@@ -104,7 +104,7 @@ if not groups.err then
       end
       local summary = redis.call('XPENDING', stream, group)
       local mark = summary[1] > 0 and 'p' .. summary[2] or 'd' .. delivered
-      redis.call('SET', KEYS[5], mark .. ' ' .. info['last-generated-id'])
+      redis.call('SET', KEYS[5], mark .. ' ' .. (info['last-entry'] and info['last-entry'][1] or '0-0'))
     end
   end
 end
