@@ -22,6 +22,7 @@ use crate::event::{KeyList, Outgoing, Position, Topic, Versioned, unix_millis};
 mod admin;
 mod errors;
 mod fetch;
+mod flight;
 mod housekeep;
 mod keys;
 mod link;
