@@ -162,6 +162,7 @@ pub(crate) async fn what_is_trimmed_unread_is_counted_as_lost(fixture: &dyn Fixt
     fixture.lose_messages("t").await;
     publish(&bus, "t", 1).await;
     assert_eq!(consume(&subscription, 1).await, [0]);
+    assert_eq!(lost().await.1, Some(0));
     subscription.renew().await.unwrap();
     let (lost, lag) = lost().await;
     assert!(lag == Some(0) && lost >= expected, "{lost} {lag:?}");

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use redis::Value;
-use sandbar::bus::{Error, Origin, Settled, Subscription};
+use sandbar::bus::{Error, Origin, Settled, Start, Subscription};
 use sandbar::event::{Effects, Settlement};
 
 use super::{Log, count};
 use crate::conformance::{
-    Fixture, LONG_LEASE, QUIET, SHORT_LEASE, ack, commit, consume, join, numbered, numbers, publish, retry, settle,
-    take, take_nothing, take_one,
+    Fixture, LONG_LEASE, QUIET, SHORT_LEASE, ack, commit, consume, group, join, numbered, numbers, publish, retry,
+    settle, take, take_nothing, take_one,
 };
 use crate::support::bounded;
 use crate::support::redis::Server;
@@ -185,9 +185,11 @@ async fn what_was_trimmed_unread_is_said_once_with_the_group() {
     }
     // Part of what is unread goes, and the rest is read before anybody looks. Redis 7.0 goes on counting what was
     // read and so gives it away at the end; later ones do not.
-    publish(&bus, "t", 4).await;
-    assert_eq!(count(&server, &["XTRIM", "dev-t", "MAXLEN", "1"]).await, 3);
+    publish(&bus, "t", 5).await;
+    assert_eq!(count(&server, &["XTRIM", "dev-t", "MAXLEN", "2"]).await, 3);
     assert_eq!(consume(&one, 1).await, [3]);
+    assert_eq!(bus.status(&"t".into(), "g").await.unwrap().lag, Some(1));
+    assert_eq!(consume(&one, 1).await, [4]);
     two.renew().await.unwrap();
     let info: String = server.run(&["INFO", "server"]).await;
     let expected = if info.contains("redis_version:7.0.") { 6 } else { 3 };
@@ -235,4 +237,24 @@ async fn a_server_that_does_not_count_still_says_that_some_were_lost() {
     let _: u64 = server.run(&["XGROUP", "DESTROY", "dev-t", "g"]).await;
     publish(&bus, "t", 1).await;
     assert_eq!(consume(&join(&bus, LONG_LEASE).await, 1).await, [0]);
+}
+
+#[tokio::test]
+async fn a_group_that_never_read_counts_from_where_it_was_made() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    publish(&bus, "t", 7).await;
+    assert_eq!(count(&server, &["XTRIM", "dev-t", "MAXLEN", "4"]).await, 3);
+    let beginning = join(&bus, LONG_LEASE).await;
+    let mut asked = group("new", &["t"], LONG_LEASE);
+    asked.start = Start::New;
+    let new = bus.subscribe(&asked).await.unwrap();
+    publish(&bus, "t", 2).await;
+    server.lose_messages("t").await;
+    // What went before a group was there was never its own.
+    for (name, subscription, expected) in [("g", beginning, 6), ("new", new, 2)] {
+        assert_eq!(bus.status(&"t".into(), name).await.unwrap().lost, expected, "{name}");
+        subscription.renew().await.unwrap();
+        assert_eq!(bus.status(&"t".into(), name).await.unwrap().lost, expected, "{name}");
+    }
 }

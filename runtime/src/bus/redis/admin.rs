@@ -66,9 +66,9 @@ impl Shared {
         let extent = self.extent(&keys).await?;
         let lag = match (extent.unread(&info), info.lag) {
             (Some(unread), _) => Some(unread),
-            // A server that does not see what was trimmed unread takes it for still to be read.
-            (None, Some(lag)) => Some(lag.min(extent.length)),
-            (None, None) => self.count_after(&keys, &info.delivered).await?,
+            (None, Some(lag)) if lag <= extent.length => Some(lag),
+            // Unknown, or with what was trimmed unread: Redis 7.0 takes that for still to be read.
+            (None, _) => self.count_after(&keys, &info.delivered).await?,
         };
         let lost = stores.lost + extent.unread_and_gone(&info);
         let consumers = self.consumers(&keys, group).await?.alive;
