@@ -10,10 +10,13 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 venv := $(target)/peers/venv
+old_redis := $(target)/peers/redis-6.2
 
-# What the tests and the benchmark are told: the built guests, the Python with the real event bus, the host's binary.
+# What the tests and the benchmark are told: the built guests, the Python with the real event bus, the oldest Redis that
+# is supported, the host's binary.
 export SANDBAR_GUESTS := $(target)/guests/out
 export SANDBAR_PYTHON := $(venv)/bin/python
+export SANDBAR_REDIS_62 := $(old_redis)/redis-server
 export SANDBAR_BIN := $(target)/debug/sandbar
 
 # The guests are no members of the workspace: they are built for another target, perhaps by another compiler. Their
@@ -76,7 +79,7 @@ clean: ## Remove everything that was built
 # === Set-up ===
 
 .PHONY: setup
-setup: cc redis peers guests ## Set up what the tests need, and nothing else
+setup: cc redis peers old-redis guests ## Set up what the tests need, and nothing else
 
 .PHONY: cc
 cc:
@@ -84,11 +87,15 @@ cc:
 
 .PHONY: redis
 redis:
-	@scripts/apt-install.sh redis-server=redis-server
+	@scripts/apt-install.sh redis-server=redis-server openssl=openssl
 
 .PHONY: peers
 peers:
 	@scripts/python-peers.sh $(venv)
+
+.PHONY: old-redis
+old-redis: peers
+	@scripts/old-redis.sh $(old_redis) $(venv)/bin/python
 
 .PHONY: guests
 guests: cc ## Build the guests to WebAssembly components

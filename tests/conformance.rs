@@ -37,6 +37,11 @@ pub(crate) trait Fixture: Send + Sync {
 
     /// Deletes all messages of a topic, as trimming would; groups and what they have pending stay.
     async fn lose_messages(&self, topic: &str);
+
+    /// Whether the bus can count messages that went unread. If not, it says that some were lost.
+    fn counts_unread(&self) -> bool {
+        true
+    }
 }
 
 /// Makes a module in which every case is a test against the fixture that the future makes.
@@ -48,7 +53,7 @@ macro_rules! conformance {
             $crate::conformance::cases! { $fixture;
                 reading: order_and_bytes_are_kept, a_mebibyte_passes, ten_mebibytes_pass_in_one_batch,
                     max_bounds_the_sum_over_topics, a_full_topic_does_not_starve_others, an_empty_list_ends_the_wait,
-                    a_publish_ends_the_wait, publishing_nothing_is_nothing;
+                    a_publish_ends_the_wait, publishing_nothing_is_nothing, what_is_trimmed_unread_is_counted_as_lost;
                 sharing: groups_do_not_see_each_other, consumers_share_without_overlap, an_ack_is_final,
                     thousands_are_each_acked_once, a_mixed_batch_answers_in_order, closing_gives_back_at_once,
                     a_closed_consumer_is_gone, status_counts, consumers_are_named_apart, probing_changes_nothing;

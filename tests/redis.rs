@@ -1,6 +1,6 @@
 //! Redis Streams: the conformance suite on a real server, and what only Redis can do to us.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use sandbar::bus::{Bus, Settings, open};
@@ -8,9 +8,13 @@ use sandbar::bus::{Bus, Settings, open};
 use crate::conformance::{Fixture, conformance};
 use crate::support::redis::Server;
 
+mod outage;
+mod repair;
+mod tls;
 mod trouble;
 
 conformance!(conforms, Server::start(&[]));
+conformance!(on_6_2, Server::start_old());
 
 #[async_trait]
 impl Fixture for Server {
@@ -21,6 +25,10 @@ impl Fixture for Server {
     async fn lose_messages(&self, topic: &str) {
         let trimmed: u64 = self.run(&["XTRIM", &format!("dev-{topic}"), "MAXLEN", "0"]).await;
         assert!(trimmed > 0);
+    }
+
+    fn counts_unread(&self) -> bool {
+        !self.is_old()
     }
 }
 
@@ -33,4 +41,41 @@ async fn host(url: &str) -> Arc<dyn Bus> {
 /// The number that a command answers with.
 async fn count(server: &Server, words: &[&str]) -> u64 {
     server.run(words).await
+}
+
+/// The lines logged on this thread from now on.
+struct Log {
+    lines: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+#[derive(Clone)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+// === impl Log ===
+
+impl Log {
+    fn start() -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let writer = Lines(Arc::clone(&lines));
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        Self { lines, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// The lines that contain `text`.
+    fn with(&self, text: &str) -> Vec<String> {
+        let lines = String::from_utf8(self.lines.lock().unwrap().clone()).unwrap();
+        lines.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+    }
+}
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

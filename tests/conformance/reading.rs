@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use sandbar::bus::{Fetched, Origin};
-use sandbar::event::{Fields, Outgoing};
+use sandbar::event::{Fields, Outgoing, Topic};
 
 use super::{
-    BOUND, Fixture, LONG_LEASE, QUIET, ack, bounded, commit, group, join, number, numbered, publish, take,
+    BOUND, Fixture, LONG_LEASE, QUIET, ack, bounded, commit, consume, group, join, number, numbered, publish, take,
     take_nothing, take_one,
 };
 
@@ -130,4 +130,40 @@ pub(crate) async fn a_publish_ends_the_wait(fixture: &dyn Fixture) {
 
 pub(crate) async fn publishing_nothing_is_nothing(fixture: &dyn Fixture) {
     assert!(fixture.host().await.publish(&[]).await.unwrap().is_empty());
+}
+
+pub(crate) async fn what_is_trimmed_unread_is_counted_as_lost(fixture: &dyn Fixture) {
+    let bus = fixture.host().await;
+    let topic = Topic::from("t");
+    publish(&bus, "t", 5).await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    assert_eq!(consume(&subscription, 2).await, [0, 1]);
+    fixture.lose_messages("t").await;
+    let lost = async || {
+        let status = bus.status(&topic, "g").await.unwrap();
+        assert_eq!(status.pending, 0);
+        (status.lost, status.lag)
+    };
+    if fixture.counts_unread() {
+        assert_eq!(lost().await, (3, Some(0)), "before anybody has looked");
+    }
+    let expected = if fixture.counts_unread() { 3 } else { 1 };
+    // Whoever renews counts them, and nobody counts them again.
+    for _ in 0..2 {
+        subscription.renew().await.unwrap();
+        assert_eq!(lost().await, (expected, Some(0)));
+    }
+    publish(&bus, "t", 4).await;
+    assert_eq!(lost().await, (expected, Some(4)));
+    assert_eq!(consume(&subscription, 2).await, [0, 1]);
+    subscription.renew().await.unwrap();
+    assert_eq!(lost().await, (expected, Some(2)));
+    // Read past at once: a bus may not notice, but does not take them for still to be read.
+    fixture.lose_messages("t").await;
+    publish(&bus, "t", 1).await;
+    assert_eq!(consume(&subscription, 1).await, [0]);
+    assert_eq!(lost().await.1, Some(0));
+    subscription.renew().await.unwrap();
+    let (lost, lag) = lost().await;
+    assert!(lag == Some(0) && lost >= expected, "{lost} {lag:?}");
 }

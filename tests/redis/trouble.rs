@@ -1,20 +1,21 @@
 //! What a Redis server does to its clients, and that nothing is lost or half done by it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use sandbar::bus::{Error, Fetched, Origin, Settled, Start};
 use sandbar::event::{Effects, KeyWrite, Outgoing, Settlement};
 
-use super::{count, host};
+use super::count;
 use crate::conformance::dead_letters::cause;
 use crate::conformance::{
     Fixture, LONG_LEASE, QUIET, SHORT_LEASE, ack, commit, group, join, numbered, numbers, publish, retry, settle, take,
     take_nothing, take_one, vanish,
 };
 use crate::support::bounded;
-use crate::support::redis::{Server, free_port};
+use crate::support::redis::Server;
 
-fn effects(topics: &[&str]) -> Settlement {
+/// Publishes to topics and writes a key.
+pub(super) fn effects(topics: &[&str]) -> Settlement {
     let publish = topics.iter().map(|topic| numbered(topic, 1)).collect();
     let writes = vec![KeyWrite { key: "k".into(), value: Some("v".into()) }];
     Settlement::Ack(Effects { publish, key_space: "space".into(), writes, reads: Vec::new() })
@@ -117,102 +118,6 @@ async fn a_topic_of_the_wrong_type_is_named_at_subscribe_and_by_probe() {
     assert_eq!(bus.probe(&[group("g", &["t"], LONG_LEASE)]).await.unwrap().len(), 1);
     let error = bus.publish(&[numbered("t", 1)]).await.unwrap_err();
     assert!(matches!(error, Error::WrongType { .. }), "{error}");
-}
-
-#[tokio::test]
-async fn a_wrong_password_says_so_and_shows_none() {
-    let server = Server::start(&["requirepass", "right"]).await;
-    for (url, secret) in [(server.url(), "right"), (server.url().replace("redis://", "redis://:hunter2@"), "hunter2")] {
-        let error = bounded("probe", host(&url).await.probe(&[])).await.unwrap_err();
-        assert!(matches!(error, Error::Credentials { .. }) && !error.is_transient(), "{error}");
-        assert!(!error.to_string().contains(secret), "{error}");
-    }
-    let good = host(&server.url().replace("redis://", "redis://:right@")).await;
-    assert!(good.probe(&[]).await.unwrap().is_empty());
-    assert!(host(&format!("{}?password=right", server.url())).await.probe(&[]).await.unwrap().is_empty());
-}
-
-#[tokio::test]
-async fn a_server_that_is_down_is_an_error_at_once() {
-    let url = format!("redis://127.0.0.1:{}/0", free_port());
-    let start = Instant::now();
-    let error = host(&url).await.probe(&[]).await.unwrap_err();
-    assert!(matches!(error, Error::Unreachable { .. }) && error.is_transient(), "{error}");
-    assert!(error.to_string().contains(&url), "{error}");
-    assert!(start.elapsed() < Duration::from_secs(3), "after {:?}", start.elapsed());
-}
-
-#[tokio::test]
-async fn a_unix_socket_serves_too() {
-    let server = Server::start(&[]).await;
-    let bus = host(&format!("unix://{}?db=3", server.socket().display())).await;
-    publish(&bus, "t", 1).await;
-    let subscription = join(&bus, LONG_LEASE).await;
-    commit(&subscription, take_one(&subscription).await, effects(&["out"])).await;
-    assert_eq!(count(&server, &["EXISTS", "dev-t"]).await, 0, "another database");
-}
-
-#[tokio::test]
-async fn a_server_killed_in_the_middle_loses_nothing() {
-    let server = Server::start(&["appendonly", "yes", "appendfsync", "always"]).await;
-    let bus = server.host().await;
-    publish(&bus, "t", 20).await;
-    let subscription = join(&bus, LONG_LEASE).await;
-    let mut held = take(&subscription, 10).await;
-    server.kill();
-    let answer = settle(&subscription, held.remove(0), effects(&["out"])).await;
-    let Settled::Failed(delivery, settlement, error) = answer else { panic!("{answer:?}") };
-    assert!(error.is_transient(), "{error}");
-    let error = bounded("fetch", subscription.fetch(4, Duration::from_secs(1))).await.unwrap_err();
-    assert!(error.is_transient(), "{error}");
-    server.revive().await;
-    // What was in hand is still in hand.
-    bounded("settling after the outage", async {
-        let mut again = Some((delivery, settlement));
-        while let Some((delivery, settlement)) = again.take() {
-            match settle(&subscription, delivery, settlement).await {
-                Settled::Committed => {}
-                Settled::Failed(delivery, settlement, error) if error.is_transient() => {
-                    again = Some((delivery, settlement));
-                    tokio::time::sleep(Duration::from_millis(20)).await;
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-    })
-    .await;
-    for delivery in held {
-        commit(&subscription, delivery, ack()).await;
-    }
-    assert_eq!(numbers(&take(&subscription, 10).await), (10..20).collect::<Vec<_>>());
-    assert_eq!(count(&server, &["XLEN", "dev-out"]).await, 1);
-}
-
-#[tokio::test]
-async fn nobody_claims_for_one_lease_after_an_outage() {
-    let server = Server::start(&["appendonly", "yes", "appendfsync", "always"]).await;
-    let bus = server.host().await;
-    publish(&bus, "t", 1).await;
-    let holder = join(&bus, SHORT_LEASE).await;
-    let held = take_one(&holder).await;
-    let other = join(&server.host().await, SHORT_LEASE).await;
-    take_nothing(&other, Duration::from_millis(10)).await;
-    server.kill();
-    tokio::time::sleep(SHORT_LEASE * 3 / 2).await;
-    server.revive().await;
-    // The other is back first; the holder's lease ran out while nobody could renew it.
-    let start = Instant::now();
-    while start.elapsed() < SHORT_LEASE / 2 {
-        match bounded("fetch", other.fetch(1, Duration::from_millis(20))).await {
-            Ok(Fetched::Deliveries(some)) => assert!(some.is_empty(), "claimed at once after the outage"),
-            Ok(other) => panic!("{other:?}"),
-            Err(error) => assert!(error.is_transient(), "{error}"),
-        }
-    }
-    while holder.renew().await.is_err() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    commit(&holder, held, effects(&["out"])).await;
 }
 
 #[tokio::test]
@@ -319,19 +224,6 @@ async fn live_consumers_of_another_kind_are_refused() {
 }
 
 #[tokio::test]
-async fn forgotten_scripts_are_loaded_again() {
-    let server = Server::start(&[]).await;
-    let bus = server.host().await;
-    publish(&bus, "t", 3).await;
-    let subscription = join(&bus, LONG_LEASE).await;
-    for delivery in take(&subscription, 3).await {
-        let _: () = server.run(&["SCRIPT", "FLUSH"]).await;
-        commit(&subscription, delivery, effects(&["out"])).await;
-    }
-    assert_eq!(count(&server, &["XLEN", "dev-out"]).await, 3);
-}
-
-#[tokio::test]
 async fn a_message_of_thousands_of_fields_is_retried_and_buried_whole() {
     let server = Server::start(&[]).await;
     let bus = server.host().await;
@@ -351,25 +243,6 @@ async fn a_message_of_thousands_of_fields_is_retried_and_buried_whole() {
     assert!(error.to_string().contains("requeue it to its handler"), "{error}");
     assert_eq!(bus.requeue(&"t".into(), "g", &[letter.id], sandbar::bus::Requeue::Handler).await.unwrap(), 1);
     assert_eq!(take_one(&subscription).await.message.fields, fields);
-}
-
-#[tokio::test]
-async fn a_server_that_answers_nothing_is_given_up() {
-    let server = Server::start(&[]).await;
-    let bus = host(&format!("{}?socket_timeout=0.3", server.url())).await;
-    publish(&bus, "t", 1).await;
-    let subscription = join(&bus, LONG_LEASE).await;
-    let held = take_one(&subscription).await;
-    server.signal("-STOP");
-    let start = Instant::now();
-    let answer = settle(&subscription, held, ack()).await;
-    let waited = start.elapsed();
-    server.signal("-CONT");
-    let Settled::Failed(delivery, settlement, error) = answer else { panic!("{answer:?}") };
-    assert!(error.to_string().contains("socket_timeout") && waited < Duration::from_secs(3), "{error}: {waited:?}");
-    // It may have been stored, and sending it again is safe.
-    commit(&subscription, delivery, settlement).await;
-    assert_eq!(bus.status(&"t".into(), "g").await.unwrap().pending, 0);
 }
 
 #[tokio::test]
@@ -399,22 +272,6 @@ async fn fewer_permits_than_topics_still_reach_every_topic() {
     }
     seen.sort();
     assert_eq!(seen, topics);
-}
-
-#[tokio::test]
-async fn an_answer_lost_on_the_way_is_found_under_the_own_name() {
-    let server = Server::start(&[]).await;
-    let bus = server.host().await;
-    publish(&bus, "t", 3).await;
-    let subscription = join(&bus, SHORT_LEASE).await;
-    // As if the consumer had read, and the connection had broken before the answer came.
-    let read = ["XREADGROUP", "GROUP", "g", subscription.consumer(), "COUNT", "2", "STREAMS", "dev-t", ">"];
-    let _: redis::Value = server.run(&read).await;
-    let mut found = take(&subscription, 3).await;
-    assert_eq!(numbers(&found), [2, 0, 1]);
-    let origins: Vec<Origin> = found.iter().map(|delivery| delivery.origin).collect();
-    assert_eq!(origins, [Origin::New, Origin::Dropped, Origin::Dropped]);
-    commit(&subscription, found.remove(1), effects(&["out"])).await;
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -16,7 +16,9 @@ use super::BOUND;
 /// A running server. Killed on drop; its log is printed when the test fails.
 pub(crate) struct Server {
     directory: TempDir,
+    program: PathBuf,
     port: u16,
+    tls_port: Option<u16>,
     arguments: Vec<String>,
     password: Option<String>,
     child: Mutex<Option<Child>>,
@@ -27,6 +29,22 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server without persistence and further lines of configuration: `["maxmemory", "10mb"]`.
     pub(crate) async fn start(configuration: &[&str]) -> Self {
+        Self::start_program("redis-server".into(), configuration, None).await
+    }
+
+    /// Starts a server of the oldest Redis that is supported.
+    pub(crate) async fn start_old() -> Self {
+        let program = std::env::var_os("SANDBAR_REDIS_62")
+            .expect("SANDBAR_REDIS_62 names no redis-server 6.2: run this through `make test`, which fetches one");
+        Self::start_program(program.into(), &[], None).await
+    }
+
+    /// Starts a server that listens with TLS too and shows the certificate `cert.pem`, key `key.pem`.
+    pub(crate) async fn start_tls(certificates: &Path) -> Self {
+        Self::start_program("redis-server".into(), &[], Some(certificates)).await
+    }
+
+    async fn start_program(program: PathBuf, configuration: &[&str], certificates: Option<&Path>) -> Self {
         assert!(configuration.len().is_multiple_of(2), "names and values");
         let mut arguments = Vec::new();
         for pair in configuration.chunks(2) {
@@ -35,8 +53,21 @@ impl Server {
         let password = configuration.chunks(2).find(|pair| pair[0] == "requirepass").map(|pair| pair[1].to_owned());
         // Between choosing a free port and using it somebody else may take it.
         for _ in 0..5 {
-            let (directory, arguments, password) = (TempDir::new().unwrap(), arguments.clone(), password.clone());
-            let server = Self { directory, port: free_port(), arguments, password, child: Mutex::new(None) };
+            let (program, mut arguments, password) = (program.clone(), arguments.clone(), password.clone());
+            let tls_port = certificates.map(|folder| {
+                let port = free_port();
+                let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+                arguments.extend(["--tls-port".into(), port.to_string(), "--tls-auth-clients".into(), "no".into()]);
+                arguments.extend([
+                    "--tls-cert-file".into(),
+                    path("cert.pem"),
+                    "--tls-key-file".into(),
+                    path("key.pem"),
+                ]);
+                port
+            });
+            let (directory, child) = (TempDir::new().unwrap(), Mutex::new(None));
+            let server = Self { directory, program, port: free_port(), tls_port, arguments, password, child };
             if server.launch().await {
                 return server;
             }
@@ -44,9 +75,19 @@ impl Server {
         panic!("redis-server does not start");
     }
 
+    /// Whether it is the oldest Redis that is supported.
+    pub(crate) fn is_old(&self) -> bool {
+        self.program != Path::new("redis-server")
+    }
+
     /// `redis://`, without user and password.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// `rediss://`, of a server that was started with certificates.
+    pub(crate) fn tls_url(&self) -> String {
+        format!("rediss://127.0.0.1:{}/0", self.tls_port.expect("started with TLS"))
     }
 
     /// The socket in the server's directory.
@@ -103,11 +144,12 @@ impl Server {
     /// Starts the process and waits until it serves; false if it ends instead.
     async fn launch(&self) -> bool {
         let log = File::options().create(true).append(true).open(self.log()).unwrap();
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(&self.program);
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.arg("--dir").arg(self.directory.path()).arg("--unixsocket").arg(self.socket()).args(&self.arguments);
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        let child = command.spawn().expect("redis-server is installed (apt-get install redis-server)");
+        let child =
+            command.spawn().unwrap_or_else(|error| panic!("{} (`make setup`): {error}", self.program.display()));
         *self.child.lock().unwrap_or_else(PoisonError::into_inner) = Some(child);
         let start = std::time::Instant::now();
         while start.elapsed() < BOUND {

@@ -22,6 +22,7 @@ use crate::event::{KeyList, Outgoing, Position, Topic, Versioned, unix_millis};
 mod admin;
 mod errors;
 mod fetch;
+mod flight;
 mod housekeep;
 mod keys;
 mod link;
@@ -344,6 +345,7 @@ mod tests {
         assert_eq!(before("soon"), None);
         assert_eq!(renew::start_of("p5-3").as_deref(), Some("5-2"));
         assert_eq!(renew::start_of("d5-3").as_deref(), Some("5-3"));
+        assert_eq!(renew::start_of("d5-3 7-0").as_deref(), Some("5-3"));
         assert_eq!(renew::start_of(""), None);
     }
 }

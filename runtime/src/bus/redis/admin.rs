@@ -29,7 +29,20 @@ pub(super) struct Consumers {
 struct Info {
     pending: u64,
     delivered: String,
+    /// Of all that was ever added, as far as the server knows.
+    read: Option<u64>,
     lag: Option<u64>,
+}
+
+/// What `XINFO STREAM` says.
+struct Extent {
+    length: u64,
+    /// Entries ever added; not before 7.0.
+    added: Option<u64>,
+    first: Option<String>,
+    last: String,
+    /// The highest id that was deleted otherwise than by trimming.
+    deleted: Option<String>,
 }
 
 // === impl Shared ===
@@ -50,12 +63,16 @@ impl Shared {
             <[u64; 3]>::try_from(counts).map_err(|_| errors::unexpected("a pipeline"))?;
         let stores = GroupStatus { retrying, dead_letters, lost, ..GroupStatus::default() };
         let Some(info) = self.info(&keys, group).await? else { return Ok(stores) };
-        let lag = match info.lag {
-            Some(lag) => Some(lag),
-            None => self.count_after(&keys, &info.delivered).await?,
+        let extent = self.extent(&keys).await?;
+        let lag = match (extent.unread(&info), info.lag) {
+            (Some(unread), _) => Some(unread),
+            (None, Some(lag)) if lag <= extent.length => Some(lag),
+            // Unknown, or with what was trimmed unread: Redis 7.0 takes that for still to be read.
+            (None, _) => self.count_after(&keys, &info.delivered).await?,
         };
+        let lost = stores.lost + extent.unread_and_gone(&info);
         let consumers = self.consumers(&keys, group).await?.alive;
-        Ok(GroupStatus { exists: true, lag, pending: info.pending, consumers, ..stores })
+        Ok(GroupStatus { exists: true, lag, pending: info.pending, lost, consumers, ..stores })
     }
 
     async fn info(&self, keys: &Keys, group: &str) -> Result<Option<Info>, Error> {
@@ -66,11 +83,28 @@ impl Shared {
                 return Ok(Some(Info {
                     pending: parse::named(&pairs, "pending").map_or(0, parse::count),
                     delivered: delivered.ok_or_else(|| errors::unexpected("XINFO GROUPS"))?,
-                    lag: parse::named(&pairs, "lag").and_then(parse::int).and_then(|lag| u64::try_from(lag).ok()),
+                    read: parse::named(&pairs, "entries-read").and_then(parse::unsigned),
+                    lag: parse::named(&pairs, "lag").and_then(parse::unsigned),
                 }));
             }
         }
         Ok(None)
+    }
+
+    async fn extent(&self, keys: &Keys) -> Result<Extent, Error> {
+        let pairs = self.xinfo("STREAM", keys, None).await?;
+        let text = |name: &str| parse::named(&pairs, name).cloned().and_then(parse::text);
+        let first = match parse::named(&pairs, "first-entry").cloned() {
+            Some(Value::Array(entry)) => entry.into_iter().next().and_then(parse::text),
+            _ => None,
+        };
+        Ok(Extent {
+            length: parse::named(&pairs, "length").map_or(0, parse::count),
+            added: parse::named(&pairs, "entries-added").and_then(parse::unsigned),
+            first,
+            last: text("last-generated-id").ok_or_else(|| errors::unexpected("XINFO STREAM"))?,
+            deleted: text("max-deleted-entry-id"),
+        })
     }
 
     /// Counts what lies after a position, if that is not too much.
@@ -247,6 +281,37 @@ impl Shared {
             purged += parse::count(&self.link.value(delete).await?);
         }
         Ok(purged)
+    }
+}
+
+// === impl Extent ===
+
+impl Extent {
+    /// True if the group's position lies before everything that is kept.
+    fn is_behind(&self, delivered: &str) -> bool {
+        self.first.as_deref().is_none_or(|first| position_parts(delivered) < position_parts(first))
+    }
+
+    /// Messages to be read, where that is plain without counting.
+    fn unread(&self, info: &Info) -> Option<u64> {
+        if self.is_behind(&info.delivered) { Some(self.length) } else { (info.delivered == self.last).then_some(0) }
+    }
+
+    /// Messages that are gone unread, as far as the server knows, and that no renewal has counted yet: `renew.lua`
+    /// says why.
+    fn unread_and_gone(&self, info: &Info) -> u64 {
+        let (Some(added), Some(read)) = (self.added, info.read) else { return 0 };
+        let has_holes = match (&self.deleted, &self.first) {
+            (Some(deleted), Some(first)) => position_parts(deleted) > position_parts(first),
+            _ => false,
+        };
+        if info.delivered == self.last {
+            added.saturating_sub(read)
+        } else if self.is_behind(&info.delivered) && !has_holes {
+            added.saturating_sub(self.length).saturating_sub(read)
+        } else {
+            0
+        }
     }
 }
 

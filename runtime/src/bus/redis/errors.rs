@@ -46,9 +46,10 @@ pub(super) fn answered(target: &Target, error: &ServerError) -> Error {
     let reason = hide(target, words(error));
     if has(UNAVAILABLE) {
         let advice = match error.code() {
-            "OOM" => "; it retries, meanwhile free memory or raise maxmemory",
-            "READONLY" => "; it retries, check that bus.url names the primary",
-            "NOREPLICAS" => "; it retries, check min-replicas-to-write",
+            "OOM" => "; free memory or raise maxmemory",
+            "READONLY" => "; check that bus.url names the primary",
+            "NOREPLICAS" => "; check min-replicas-to-write",
+            "MISCONF" => "; see the server's log why it cannot save",
             _ => "",
         };
         Error::Unavailable { url, reason: format!("{reason}{advice}") }
@@ -73,8 +74,31 @@ pub(super) fn failed(target: &Target, error: RedisError) -> Error {
         ErrorKind::InvalidClientConfig | ErrorKind::Client => {
             Error::Settings(format!("bus.url {url} cannot be used: {}", hide(target, error.to_string())))
         }
-        _ => Error::Unreachable { url, reason: hide(target, error.to_string()) },
+        _ => {
+            let reason = hide(target, error.to_string());
+            match advice_on_certificate(&reason) {
+                // As with a wrong password, nothing changes by trying again.
+                Some(advice) => Error::Settings(format!("bus at {url} shows a certificate that is {advice}: {reason}")),
+                None => Error::Unreachable { url, reason },
+            }
+        }
     }
+}
+
+/// What is wrong with the server's certificate, and what to do. By the words of the TLS library: its error is wrapped
+/// in others that do not give it out.
+fn advice_on_certificate(reason: &str) -> Option<&'static str> {
+    let (_, fault) = reason.split_once("invalid peer certificate")?;
+    // A CA that was made anew under its old name shows as a bad signature.
+    Some(if fault.contains("UnknownIssuer") || fault.contains("BadSignature") {
+        "not trusted; name the CA's certificate by ssl_ca_certs=FILE in bus.url, or trust any with ssl_cert_reqs=none"
+    } else if fault.contains("not valid for") || fault.contains("NotValidForName") {
+        "for another name; write that name in bus.url, or trust any with ssl_cert_reqs=none"
+    } else if fault.contains("xpired") || fault.contains("not valid yet") || fault.contains("NotValidYet") {
+        "not valid now; renew it, or set the clock"
+    } else {
+        "of no use; replace it, or trust any with ssl_cert_reqs=none"
+    })
 }
 
 /// The server does not answer in time.

@@ -1,16 +1,13 @@
 //! Fetching: what is due, what was dropped or left behind, what is new. In that order.
 
-use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Value};
+use redis::Value;
 use tokio::time::Instant;
 
 use super::super::{Delivery, Error, Fetched, Origin};
-use super::link::Answer;
+use super::flight::{Blocking, Flight};
 use super::member::{Member, millis};
 use super::{errors, parse};
 
@@ -21,8 +18,6 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 const PART_TICK: Duration = Duration::from_millis(20);
 /// A wait of none still gives the server time to answer.
 const LEAST_WAIT: Duration = Duration::from_millis(5);
-
-type Flight = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
 
 /// What the one caller of `fetch` keeps between calls.
 pub(super) struct Reading {
@@ -44,16 +39,9 @@ pub(super) struct Reading {
     /// Exclusive groups: whether it is this consumer's turn.
     pub(super) active: bool,
     rotation: usize,
-    connection: Option<Blocking>,
+    pub(super) connection: Option<Blocking>,
     /// A read under way. It outlives the call that started it, so that a caller who gives up loses nothing.
-    flight: Option<Flight>,
-}
-
-/// The connection for reads that block.
-#[derive(Clone)]
-struct Blocking {
-    connection: MultiplexedConnection,
-    id: i64,
+    pub(super) flight: Option<Flight>,
 }
 
 // === impl Reading ===
@@ -164,7 +152,7 @@ impl Member {
     }
 
     /// The latest moment at which something other than a new message has to be looked at.
-    fn look_again(&self, reading: &Reading, deadline: Instant) -> Instant {
+    pub(super) fn look_again(&self, reading: &Reading, deadline: Instant) -> Instant {
         let due = self.next_due().unwrap_or(deadline);
         deadline.min(due).min(reading.next_take)
     }
@@ -261,64 +249,8 @@ impl Member {
         topics
     }
 
-    /// Starts a read that blocks.
-    async fn take_off(&self, reading: &mut Reading, read: Cmd, block: Duration) -> Result<(), Error> {
-        let mut blocking = match &reading.connection {
-            Some(blocking) => blocking.clone(),
-            None => {
-                let blocking = self.connect().await?;
-                reading.connection.insert(blocking).clone()
-            }
-        };
-        let shared = Arc::clone(&self.shared);
-        reading.flight =
-            Some(Box::pin(async move { shared.link.send_blocking(&mut blocking.connection, &read, block).await }));
-        Ok(())
-    }
-
-    /// Waits for the read under way, or until there is something else to do.
-    async fn land(&self, reading: &mut Reading, deadline: Instant) -> Option<Result<Answer, Error>> {
-        let until = self.look_again(reading, deadline);
-        let flight = reading.flight.as_mut()?;
-        let landed = tokio::select! {
-            biased;
-            answer = flight => Some(answer),
-            () = self.hand.returned() => None,
-            () = self.closing.notified() => None,
-            () = tokio::time::sleep_until(until) => None,
-        };
-        if landed.is_some() {
-            reading.flight = None;
-        }
-        landed
-    }
-
-    async fn connect(&self) -> Result<Blocking, Error> {
-        let mut connection = self.shared.link.connect().await?;
-        let mut id = redis::cmd("CLIENT");
-        id.arg("ID");
-        // Only serves to end a blocked read at closing; without the right to ask, closing takes a moment longer.
-        let answer = self.shared.link.send_blocking(&mut connection, &id, Duration::ZERO).await?;
-        let id = answer.ok().as_ref().and_then(parse::int).unwrap_or(0);
-        Ok(Blocking { connection, id })
-    }
-
-    /// Ends a read under way, so that nothing is taken after this consumer has left.
-    pub(super) async fn stop_reading(&self) {
-        let mut reading = self.reading.lock().await;
-        if let (Some(blocking), Some(flight)) = (reading.connection.clone(), reading.flight.take()) {
-            let mut unblock = redis::cmd("CLIENT");
-            unblock.arg("UNBLOCK").arg(blocking.id);
-            let (_, landed) = tokio::join!(self.shared.link.one(unblock), flight);
-            if let (Ok(Ok(found)), false) = (landed, self.group.exclusive) {
-                let _ = self.take_new(found);
-            }
-        }
-        reading.connection = None;
-    }
-
     /// Puts what was read in line to be handed out.
-    fn take_new(&self, found: Value) -> Result<(), Error> {
+    pub(super) fn take_new(&self, found: Value) -> Result<(), Error> {
         let mut new = Vec::new();
         for (stream, entries) in parse::streams(found)? {
             let Some(topic) = self.topics.iter().position(|keys| keys.stream == stream) else {

@@ -1,5 +1,6 @@
 //! Reads the server's answers.
 
+use bytes::{BufMut, BytesMut};
 use redis::Value;
 
 use super::super::{Error, first};
@@ -36,9 +37,14 @@ pub(super) fn int(value: &Value) -> Option<i64> {
     }
 }
 
+/// A number that is not negative.
+pub(super) fn unsigned(value: &Value) -> Option<u64> {
+    int(value).and_then(|number| u64::try_from(number).ok())
+}
+
 /// A count; what is none is 0.
 pub(super) fn count(value: &Value) -> u64 {
-    int(value).and_then(|number| u64::try_from(number).ok()).unwrap_or(0)
+    unsigned(value).unwrap_or(0)
 }
 
 /// An array's elements; nil is an empty one.
@@ -91,20 +97,56 @@ pub(super) fn streams(value: Value) -> Result<Vec<(String, Vec<(String, Vec<Valu
     Ok(read)
 }
 
-/// Fields to the byte.
+/// Fields to the byte, in a block of just their size: this runs once for every message there is.
 pub(super) fn fields(pairs: &[Value]) -> Result<Fields, Error> {
-    let mut read = Vec::with_capacity(pairs.len() / 2);
-    for pair in pairs.chunks(2) {
-        match pair {
-            [Value::BulkString(name), Value::BulkString(value)] => read.push((name, value)),
+    let mut size = 0;
+    for value in pairs {
+        match value {
+            Value::BulkString(bytes) => size += bytes.len(),
             _ => return Err(unexpected("fields")),
         }
     }
-    Ok(Fields::from_pairs(read))
+    if !pairs.len().is_multiple_of(2) {
+        return Err(unexpected("fields"));
+    }
+    let mut block = BytesMut::with_capacity(size);
+    for value in pairs {
+        if let Value::BulkString(bytes) = value {
+            block.put_slice(bytes);
+        }
+    }
+    let mut at = 0;
+    let mut next = |value: &Value| {
+        let start = at;
+        if let Value::BulkString(bytes) = value {
+            at += bytes.len();
+        }
+        start..at
+    };
+    Ok(Fields::in_block(block.freeze(), pairs.chunks_exact(2).map(|pair| (next(&pair[0]), next(&pair[1])))))
 }
 
 /// A message out of an entry.
 pub(super) fn message(topic: &Topic, id: String, pairs: &[Value]) -> Result<Message, Error> {
     let position = Position::from(id);
     Ok(first::message(topic.clone(), position, fields(pairs)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bulk(bytes: &[u8]) -> Value {
+        Value::BulkString(bytes.to_vec())
+    }
+
+    #[test]
+    fn fields_are_read_to_the_byte_and_nothing_else_is() {
+        let pairs = [bulk(b"type"), bulk(b"\xff\0"), bulk(b""), bulk(b""), bulk(b"type"), bulk(b"b")];
+        let expected = [(&b"type"[..], &b"\xff\0"[..]), (b"", b""), (b"type", b"b")];
+        assert_eq!(fields(&pairs).unwrap(), Fields::from_pairs(expected));
+        assert_eq!(fields(&[]).unwrap(), Fields::default());
+        assert!(fields(&pairs[..3]).is_err(), "a name without a value");
+        assert!(fields(&[bulk(b"n"), Value::Int(1)]).is_err(), "no string");
+    }
 }

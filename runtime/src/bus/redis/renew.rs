@@ -40,9 +40,11 @@ impl Member {
         let mut trimmed: Vec<&Named> = Vec::new();
         for ((topic, chunk), answer) in asked.into_iter().zip(answers) {
             let answer = answer.map_err(|error| errors::answered(self.shared.link.target(), &error))?;
-            let Ok([gone, cut, delivered]) = <[Value; 3]>::try_from(parse::array(answer, "renew")?) else {
+            let Ok([gone, cut, delivered, unread, more]) = <[Value; 5]>::try_from(parse::array(answer, "renew")?)
+            else {
                 return Err(errors::unexpected("renew"));
             };
+            self.say_unread(topic, parse::count(&unread), parse::count(&more) > 0);
             let (gone, cut) = (parse::texts(gone, "renew")?, parse::texts(cut, "renew")?);
             self.watch(topic, parse::text(delivered).unwrap_or_default());
             for named in chunk {
@@ -67,7 +69,7 @@ impl Member {
 
     fn renewal(&self, topic: usize, chunk: &[Named]) -> redis::Cmd {
         let keys = &self.topics[topic];
-        let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, self.reader()];
+        let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, self.reader(), &keys.lost];
         let mut renew = scripts::RENEW.call(&named);
         let pending = chunk.iter().filter(|(_, held)| !held.stored);
         let stored = chunk.iter().filter(|(_, held)| held.stored);
@@ -157,6 +159,19 @@ impl Member {
         all[topic] = delivered;
     }
 
+    /// Says what the script has just counted: nobody is told of the same messages twice.
+    fn say_unread(&self, topic: usize, count: u64, more: bool) {
+        if count > 0 {
+            tracing::warn!(
+                topic = %self.topics[topic].topic,
+                group = %self.group.name,
+                at_least = more.then_some(count),
+                count = (!more).then_some(count),
+                "messages were trimmed before the group had read them; they are lost: trim less, or read faster"
+            );
+        }
+    }
+
     /// Makes the group again where it is missing, just before the oldest message it had not settled.
     pub(super) async fn regroup(&self) -> Result<(), Error> {
         for (topic, keys) in self.topics.iter().enumerate() {
@@ -176,7 +191,8 @@ impl Member {
     }
 }
 
-/// The start that a mark stands for.
+/// The start that a mark stands for. What follows after a space serves the counting of what is lost.
 pub(super) fn start_of(mark: &str) -> Option<String> {
+    let (mark, _) = mark.split_once(' ').unwrap_or((mark, ""));
     if let Some(pending) = mark.strip_prefix('p') { before(pending) } else { mark.strip_prefix('d').map(str::to_owned) }
 }

@@ -35,10 +35,8 @@ struct Settling<'a> {
 
 impl Member {
     pub(super) async fn settle_all(&self, batch: Vec<(Delivery, Settlement)>) -> Vec<Settled> {
-        let settling = Settling::of(self, batch.iter().map(|(delivery, _)| delivery.id()).collect());
         // A receipt is never dropped under the table's lock: its drop takes the same lock.
-        let held: Vec<Option<Held>> =
-            self.hand.with(|hand| batch.iter().map(|(delivery, _)| hand.get(&delivery.id()).cloned()).collect());
+        let (settling, held) = Settling::of(self, batch.iter().map(|(delivery, _)| delivery.id()).collect());
         let mut answers: Vec<Option<Settled>> = Vec::with_capacity(batch.len());
         let mut parts: Vec<(usize, Part)> = Vec::with_capacity(batch.len());
         for (index, ((delivery, settlement), held)) in batch.into_iter().zip(held).enumerate() {
@@ -297,26 +295,30 @@ impl Part {
 // === impl Settling ===
 
 impl<'a> Settling<'a> {
-    fn of(member: &'a Member, ids: Vec<DeliveryId>) -> Self {
-        let this = Self { member, ids };
-        this.mark(true);
-        this
-    }
-
-    fn mark(&self, settling: bool) {
-        self.member.hand.with(|hand| {
-            for id in &self.ids {
-                if let Some(held) = hand.get_mut(id) {
-                    held.settling = settling;
-                }
-            }
+    /// Marks what is still in hand, and returns what is known of each.
+    fn of(member: &'a Member, ids: Vec<DeliveryId>) -> (Self, Vec<Option<Held>>) {
+        let held = member.hand.with(|hand| {
+            let mark = |id| {
+                hand.get_mut(id).map(|held| {
+                    held.settling = true;
+                    held.clone()
+                })
+            };
+            ids.iter().map(mark).collect()
         });
+        (Self { member, ids }, held)
     }
 }
 
 impl Drop for Settling<'_> {
     fn drop(&mut self) {
-        self.mark(false);
+        self.member.hand.with(|hand| {
+            for id in &self.ids {
+                if let Some(held) = hand.get_mut(id) {
+                    held.settling = false;
+                }
+            }
+        });
     }
 }
 
