@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 mod fields;
+pub mod glob;
 
 pub use fields::{Fields, Malformed};
 
