@@ -61,7 +61,7 @@ macro_rules! conformance {
                     a_begun_attempt_outlives_its_host, renewing_keeps_it, a_frozen_host_changes_nothing,
                     an_old_receipt_is_void_when_the_message_comes_back, renewing_reports_the_lost, renewing_beside_settling_reports_nothing,
                     inherited_messages_come_in_order;
-                retries: a_retry_waits_until_it_is_due, a_retry_outlives_hosts_and_its_message,
+                retries: a_retry_waits_until_it_is_due, only_those_due_come_when_no_more_is_wanted, a_retry_outlives_hosts_and_its_message,
                     a_retry_can_be_retried_and_acked, a_dead_hosts_retry_is_inherited, another_consumer_may_get_it,
                     a_retry_held_twice_commits_once;
                 dead_letters: it_holds_the_bytes_and_the_cause, requeued_to_its_topic, requeued_to_its_handler,
@@ -73,7 +73,8 @@ macro_rules! conformance {
                 starting: with_what_is_new, at_the_beginning, after_a_position, at_a_time, the_start_is_used_once,
                     a_group_goes_on_where_it_was;
                 exclusive: one_is_active, the_next_one_takes_over_in_order, a_frozen_one_stands_by,
-                    closing_hands_the_turn_over, retries_are_listed_when_it_becomes_active;
+                    closing_hands_the_turn_over,
+                    one_that_only_wants_what_is_due_learns_that_its_turn_is_over, retries_are_listed_when_it_becomes_active;
                 cancelling: a_dropped_fetch_loses_nothing, a_dropped_settle_leaves_nothing_in_limbo;
             }
         }

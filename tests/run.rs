@@ -8,13 +8,15 @@ use sandbar::event::code;
 
 use crate::support::BOUND;
 use crate::support::events::{Draft, open, progress, publish, read_all};
-use crate::support::host::{Bench, HandlerToml};
+use crate::support::host::{Bench, HandlerToml, Host};
 use crate::support::redis::Server;
 
+mod death;
 mod ending;
 mod input;
 mod order;
 mod refusing;
+mod resting;
 
 fn embedded(bench: &Bench) -> String {
     format!("sqlite:{}", bench.path("bus.db").display())

@@ -91,7 +91,7 @@ pub trait Bus: Send + Sync {
 
 /// One consumer's membership of a group.
 ///
-/// `fetch` has one caller at a time; `settle`, `begin` and `renew` may run beside it and each other. Trouble with the
+/// `fetch` and `fetch_due` have one caller at a time; `settle`, `begin` and `renew` may run beside it and each other. Trouble with the
 /// bus comes back as a transient [`Error`]: the caller waits a little and calls again, the backend reconnects. After an
 /// outage a backend renews what is in hand before anything else and claims nothing for one lease.
 #[async_trait]
@@ -108,6 +108,10 @@ pub trait Subscription: Send + Sync {
     ///
     /// Cancel safe: a message that was read but not returned is found again, by this consumer within a lease.
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Fetched, Error>;
+
+    /// The same, but of deliveries it returns only retries that are due: for a consumer that holds back so much behind
+    /// events that wait for a retry that it can take in nothing else.
+    async fn fetch_due(&self, max: usize, wait: Duration) -> Result<Fetched, Error>;
 
     /// Settles a batch of deliveries and answers for each, in the order given.
     ///

@@ -207,7 +207,7 @@ async fn join(
     settings: &HandlerConfig,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Option<Arc<dyn Subscription>>, bus::Error> {
-    let mut trouble = Backoff::default();
+    let mut trouble = Backoff::new("join the group");
     loop {
         // Not to be cut short: a consumer that nobody holds would be left in the group.
         match bus.subscribe(&settings.group).await {

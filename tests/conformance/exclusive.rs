@@ -154,3 +154,24 @@ pub(crate) async fn retries_are_listed_when_it_becomes_active(fixture: &dyn Fixt
     assert_eq!((&again.message, again.attempts, again.origin), (&waiting, 1, Origin::Retry));
     commit(&two, again, ack()).await;
 }
+
+pub(crate) async fn one_that_only_wants_what_is_due_learns_that_its_turn_is_over(fixture: &dyn Fixture) {
+    if !supports(fixture).await {
+        return;
+    }
+    let bus = fixture.host().await;
+    publish(&bus, "t", 1).await;
+    let one = join(&bus).await;
+    activate(&one).await;
+    let held = take_one(&one).await;
+    // Frozen for longer than its lease.
+    tokio::time::sleep(SHORT_LEASE * 2).await;
+    let two = join(&fixture.host().await).await;
+    activate(&two).await;
+    let end = Instant::now() + BOUND;
+    while !matches!(one.fetch_due(16, QUIET).await.unwrap(), Fetched::StandBy) {
+        assert!(Instant::now() < end, "it is not told");
+        two.renew().await.unwrap();
+    }
+    drop(held);
+}

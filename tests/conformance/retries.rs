@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use sandbar::bus::{Origin, Settled};
+use sandbar::bus::{Delivery, Fetched, Origin, Settled};
 use sandbar::event::{Effects, Settlement, Topic};
 
 use super::{
-    Fixture, LONG_LEASE, QUIET, SHORT_LEASE, ack, commit, consume, group, join, number, numbered, publish, retry,
-    settle, take, take_nothing, take_one, vanish,
+    BOUND, Fixture, LONG_LEASE, QUIET, SHORT_LEASE, ack, commit, consume, group, join, number, numbered, numbers,
+    publish, retry, settle, take, take_nothing, take_one, vanish,
 };
 
 const SOON: Duration = Duration::from_millis(400);
@@ -29,6 +29,36 @@ pub(crate) async fn a_retry_waits_until_it_is_due(fixture: &dyn Fixture) {
     assert_eq!(again.message, sent);
     commit(&subscription, again, ack()).await;
     take_nothing(&subscription, QUIET).await;
+}
+
+pub(crate) async fn only_those_due_come_when_no_more_is_wanted(fixture: &dyn Fixture) {
+    let bus = fixture.host().await;
+    publish(&bus, "t", 4).await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    let mut held = take(&subscription, 2).await;
+    drop(held.pop());
+    commit(&subscription, held.remove(0), retry(1, SOON)).await;
+    let since = Instant::now();
+    let mut due = Vec::new();
+    while due.is_empty() {
+        assert!(since.elapsed() < BOUND, "the retry does not come");
+        due = deliveries(subscription.fetch_due(16, QUIET).await.unwrap());
+    }
+    assert!(since.elapsed() >= SOON - Duration::from_millis(20), "came after {:?}", since.elapsed());
+    assert_eq!(numbers(&due), [0], "neither what was dropped nor what is new");
+    assert_eq!(due[0].origin, Origin::Retry);
+    commit(&subscription, due.remove(0), ack()).await;
+    assert_eq!(deliveries(subscription.fetch_due(16, QUIET).await.unwrap()).len(), 0);
+    let mut rest = consume(&subscription, 3).await;
+    rest.sort_unstable();
+    assert_eq!(rest, [1, 2, 3], "they come when they are wanted again");
+}
+
+fn deliveries(fetched: Fetched) -> Vec<Delivery> {
+    match fetched {
+        Fetched::Deliveries(deliveries) => deliveries,
+        other => panic!("the group is not exclusive: {other:?}"),
+    }
 }
 
 pub(crate) async fn a_retry_outlives_hosts_and_its_message(fixture: &dyn Fixture) {

@@ -24,7 +24,7 @@ async fn sigterm_drains_and_raises_no_attempt() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         // Long enough that some calls end; far too short for all.
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(300) * (1 + tries / 10)).await;
         host.terminate();
         let status = host.wait(BOUND);
         assert_eq!(status.code(), Some(0), "{}", host.log());

@@ -21,6 +21,7 @@ pub(crate) struct Host {
     child: Child,
     log: PathBuf,
     stdout: PathBuf,
+    started: Instant,
 }
 
 /// One `[[handler]]` of a configuration, as TOML.
@@ -137,7 +138,7 @@ impl Bench {
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Host { child, log, stdout }
+        Host { child, log, stdout, started: Instant::now() }
     }
 }
 
@@ -148,6 +149,20 @@ impl Host {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// Processor time it has used.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("it runs");
+        // The name, in parentheses, may hold spaces. After it, fields 14 and 15 of proc(5), in hundredths of a second.
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        let ticks: u64 = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// How long ago it was started.
+    pub(crate) fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// Sends SIGTERM.

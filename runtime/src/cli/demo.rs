@@ -185,6 +185,7 @@ impl Line {
             Outcome::Retrying { code, reason, .. } => format!("retry ({code}): {reason}"),
             Outcome::Dead { code, reason } => format!("dead letter ({code}): {reason}"),
             Outcome::Lost => "taken over".to_owned(),
+            Outcome::GivenBack => "given back".to_owned(),
         }
     }
 
@@ -195,6 +196,7 @@ impl Line {
             Outcome::Retrying { .. } => "retrying",
             Outcome::Dead { .. } => "dead",
             Outcome::Lost => "lost",
+            Outcome::GivenBack => "given-back",
         };
         json!({
             "handler": self.handler,

@@ -10,8 +10,10 @@ const FIRST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(2);
 
 /// Trouble with the bus, as one handler's loop sees it: said once when it begins and once when it is over.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backoff {
+    /// What is tried, for the log.
+    doing: &'static str,
     pause: Option<Duration>,
     since: Option<Instant>,
 }
@@ -19,6 +21,10 @@ pub(super) struct Backoff {
 // === impl Backoff ===
 
 impl Backoff {
+    pub(super) fn new(doing: &'static str) -> Self {
+        Self { doing, pause: None, since: None }
+    }
+
     /// How long to wait before the next request.
     pub(super) fn pause(&self) -> Duration {
         self.pause.unwrap_or_default()
@@ -29,9 +35,9 @@ impl Backoff {
         if self.since.is_none() {
             self.since = Some(Instant::now());
             if error.is_transient() {
-                tracing::warn!(handler, %error, "the bus is in trouble; what is in hand stays in hand");
+                tracing::warn!(handler, doing = self.doing, %error, "the bus is in trouble; what is in hand stays in hand");
             } else {
-                tracing::error!(handler, %error, "the bus refuses; this will not mend itself");
+                tracing::error!(handler, doing = self.doing, %error, "the bus refuses; this will not mend itself");
             }
         }
         self.pause = Some(self.pause.map_or(FIRST, |pause| (pause * 2).min(LONGEST)));
@@ -42,7 +48,7 @@ impl Backoff {
         self.pause = None;
         if let Some(since) = self.since.take() {
             let seconds = since.elapsed().as_secs();
-            tracing::info!(handler, seconds, "the bus serves again");
+            tracing::info!(handler, doing = self.doing, seconds, "the bus serves again");
         }
     }
 }

@@ -16,15 +16,21 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use super::backoff::Backoff;
 use super::observe::{Outcome, Tally};
 use super::{Shared, Stopped};
-use crate::bus::{self, Delivery, DeliveryId, Fetched, Origin, Settled, Subscription};
+use crate::bus::{self, Delivery, DeliveryId, Fetched, Settled, Subscription};
 use crate::config::{HandlerConfig, PayloadForm};
-use crate::dispatch::{self, Lane, Lanes};
-use crate::event::{Effects, Event, Message, Settlement, code};
+use crate::dispatch::{Lane, Lanes};
+use crate::event::{Event, Message, Settlement};
 use crate::sandbox::{Finished, Handler, Job};
-use crate::settle;
 
+mod admitting;
 mod calling;
+#[cfg(test)]
+mod running;
+#[cfg(test)]
+mod scripted;
 mod settling;
+#[cfg(test)]
+mod tests;
 
 /// Events handed to the worker threads together at most: a hand-off costs more than a call, but the other workers must
 /// get their share of one read.
@@ -60,10 +66,17 @@ pub(super) struct Consumer {
     again: Vec<Job<Ticket>>,
     /// To be settled with the next flush.
     unsettled: Vec<Unsettled>,
+    /// Settlements that the bus did not take: they wait for a while, and hold up no other.
+    stuck: Vec<Unsettled>,
     /// Taken over by others while they waited here or ran.
     lost: HashSet<DeliveryId>,
+    /// So much is held back that only retries are read.
+    parked: bool,
     draining: bool,
+    /// Events that failed in a row.
     failures: u32,
+    /// Reads that failed in a row.
+    failed_reads: u32,
     tally: Tally,
 }
 
@@ -135,9 +148,12 @@ impl Consumer {
             inheriting: false,
             again: Vec::new(),
             unsettled: Vec::new(),
+            stuck: Vec::new(),
             lost: HashSet::new(),
+            parked: false,
             draining: false,
             failures: 0,
+            failed_reads: 0,
             tally: Tally { handler: settings.spec.name.clone(), ..Tally::default() },
         }
     }
@@ -157,17 +173,27 @@ impl Consumer {
         let mut renew: Option<Step<Result<Vec<DeliveryId>, bus::Error>>> = None;
         let mut begin: Option<Step<Begun>> = None;
         let mut rest: Option<Step<()>> = None;
-        let mut trouble = Backoff::default();
+        let mut resend: Option<Step<()>> = None;
+        // One for each kind of request: that the bus takes one says nothing of the others.
+        let (mut reading, mut settling) = (Backoff::new("read"), Backoff::new("settle"));
+        let (mut beginning, mut renewing) = (Backoff::new("record an attempt"), Backoff::new("renew"));
 
         loop {
+            if self.park() {
+                // What is read changes. A read may be given up at any time.
+                fetch = None;
+            }
             if fetch.is_none() && !self.draining {
-                fetch = self.fetch(&trouble);
+                fetch = self.fetch(&reading);
             }
             if flush.is_none() && !self.unsettled.is_empty() {
-                flush = Some(self.flush(&trouble));
+                flush = Some(self.flush());
+            }
+            if resend.is_none() && !self.stuck.is_empty() {
+                resend = Some(Box::pin(sleep(settling.pause())));
             }
             if begin.is_none() && !self.inheriting {
-                begin = self.begin(&trouble);
+                begin = self.begin(&beginning);
             }
             if rest.is_none() && !self.again.is_empty() {
                 rest = Some(Box::pin(sleep(AGAIN)));
@@ -179,32 +205,34 @@ impl Consumer {
 
             tokio::select! {
                 fetched = ready(&mut fetch) => match fetched {
-                    Ok(fetched) => { trouble.over(&self.tally.handler); self.fetched(fetched); }
-                    Err(error) => { trouble.more(&self.tally.handler, &error); self.failed(); }
-                },
-                settled = ready(&mut flush) => {
-                    for (meta, settled) in settled {
-                        self.settled(meta, settled, &mut trouble);
+                    Ok(fetched) => {
+                        reading.over(&self.tally.handler);
+                        self.failed_reads = 0;
+                        self.fetched(fetched);
                     }
-                }
-                (job, begun) = ready(&mut begin) => self.begun(job, begun, &mut trouble),
+                    Err(error) => {
+                        reading.more(&self.tally.handler, &error);
+                        self.failed_reads += 1;
+                        self.stop_after(self.failed_reads);
+                    }
+                },
+                settled = ready(&mut flush) => self.flushed(settled, &mut settling),
+                () = ready(&mut resend) => self.unsettled.append(&mut self.stuck),
+                (job, begun) = ready(&mut begin) => self.begun(job, begun, &mut beginning),
                 Some(batch) = self.finished.recv() => {
                     for finished in batch {
                         self.called(finished);
                     }
                 }
                 renewed = ready(&mut renew) => match renewed {
-                    Ok(lost) => self.lost.extend(lost),
-                    Err(error) => trouble.more(&self.tally.handler, &error),
+                    Ok(lost) => { renewing.over(&self.tally.handler); self.lost.extend(lost); }
+                    Err(error) => renewing.more(&self.tally.handler, &error),
                 },
                 _ = renew_at.tick(), if renew.is_none() => {
                     let subscription = Arc::clone(&self.subscription);
                     renew = Some(Box::pin(async move { subscription.renew().await }));
                 }
-                () = ready(&mut rest) => {
-                    let jobs = std::mem::take(&mut self.again);
-                    self.submit(jobs);
-                }
+                () = ready(&mut rest) => self.offer_again(),
                 changed = drain.changed(), if !self.draining => {
                     // A host that is gone without a word drains too.
                     if changed.is_err() || *drain.borrow() {
@@ -230,95 +258,37 @@ impl Consumer {
     }
 
     fn is_busy(&self) -> bool {
-        self.in_hand > 0 || self.lanes.held_back() > 0 || !self.unsettled.is_empty()
+        self.in_hand > 0 || self.lanes.held_back() > 0
     }
 
     /// The next read, unless enough is in hand. Reading waits until a quarter of the permits is free: under load the
     /// batches stay large, and without load nothing is ever waited for.
     fn fetch(&self, trouble: &Backoff) -> Option<Step<Result<Fetched, bus::Error>>> {
         let free = self.settings.in_flight.saturating_sub(self.in_hand);
-        if free < self.settings.in_flight.div_ceil(4) || self.lanes.held_back() >= self.settings.parked_max {
+        if free < self.settings.in_flight.div_ceil(4) {
             return None;
         }
         let (subscription, wait, pause) = (Arc::clone(&self.subscription), self.shared.poll, trouble.pause());
+        let parked = self.parked;
         Some(Box::pin(async move {
             rest_for(pause).await;
-            subscription.fetch(free, wait).await
+            if parked { subscription.fetch_due(free, wait).await } else { subscription.fetch(free, wait).await }
         }))
     }
 
-    fn fetched(&mut self, fetched: Fetched) {
-        match fetched {
-            Fetched::Deliveries(deliveries) => {
-                let jobs = deliveries.into_iter().filter_map(|delivery| self.admit(delivery)).collect();
-                self.submit(jobs);
-            }
-            Fetched::Active { retrying } => {
-                self.new_turn();
-                for message in retrying {
-                    if let Some(lane) = self.lane_of(&message) {
-                        self.lanes.block(&lane, &message.first);
-                    }
-                }
-            }
-            Fetched::StandBy => self.new_turn(),
+    /// Notices that too much is held back, or no longer; true if that has changed. Retries are still read then: they
+    /// are what the others wait for.
+    fn park(&mut self) -> bool {
+        let (held_back, most) = (self.lanes.held_back(), self.settings.parked_max);
+        let parked = if self.parked { held_back > most - most.div_ceil(4) } else { held_back >= most };
+        if parked && !self.parked {
+            tracing::warn!(
+                handler = self.tally.handler,
+                held_back,
+                "parked_max is reached: only retries are read until events that wait behind others have run"
+            );
         }
-    }
-
-    /// Forgets what waits here: it belongs to the turn that is over.
-    fn new_turn(&mut self) {
-        self.turn += 1;
-        drop(self.lanes.clear());
-        self.in_hand -= self.inherited.len();
-        self.inherited.clear();
-    }
-
-    /// Decodes a delivery and finds its place: at once to the workers (returned), behind others of its lane, behind
-    /// others that were inherited, or straight to its settlement.
-    fn admit(&mut self, delivery: Delivery) -> Option<Job<Ticket>> {
-        self.in_hand += 1;
-        let mut ticket =
-            Ticket { attempt: delivery.attempts + 1, delivery, lane: None, turn: self.turn, recorded: false };
-        let message = &ticket.delivery.message;
-        let envelope = match self.shared.profile.read(message) {
-            Ok(envelope) => envelope,
-            Err(error) => return self.unreadable(ticket, None, code::BAD_HEADERS, error.to_string()),
-        };
-        if !self.settings.filter.matches(&envelope.metadata.kind) {
-            let settlement = Settlement::Ack(Effects::default());
-            self.unsettled.push(Unsettled { ticket, event: None, settlement, outcome: Outcome::Skipped });
-            return None;
-        }
-        let event = match self.shared.decoder.decode(message, envelope, self.raw()) {
-            Ok(event) => event,
-            Err(error) => return self.unreadable(ticket, None, error.code(), error.to_string()),
-        };
-        ticket.lane = dispatch::lane(self.settings.order, self.settings.key.as_deref(), &event);
-        let (lane, first) = (ticket.lane.clone(), event.first.clone());
-        let job = Job { event, attempt: ticket.attempt, replayed: false, tag: ticket };
-        let job = match lane {
-            None => job,
-            Some(lane) => {
-                let admitted = self.lanes.admit(&lane, &first, job);
-                // What is held back gives its permit up.
-                self.in_hand -= usize::from(admitted.is_none());
-                admitted?
-            }
-        };
-        self.one_at_a_time(job)
-    }
-
-    /// An inherited job goes behind the others of its kind: it may be the one that its host died of.
-    fn one_at_a_time(&mut self, job: Job<Ticket>) -> Option<Job<Ticket>> {
-        if job.tag.delivery.origin != Origin::Inherited {
-            return Some(job);
-        }
-        let quarantined = settle::quarantine(&self.attempt(job.attempt), &self.settings.policy);
-        match quarantined {
-            Some(settlement) => self.decided(job.tag, Some(job.event), settlement),
-            None => self.inherited.push_back(job),
-        }
-        None
+        std::mem::replace(&mut self.parked, parked) != parked
     }
 
     /// Gives back whatever waits here; calls that have started go on.
@@ -327,14 +297,8 @@ impl Consumer {
         drop(self.lanes.clear());
         let waiting: Vec<_> = self.inherited.drain(..).chain(self.again.drain(..)).collect();
         for job in waiting {
-            self.given_back(job.tag);
+            self.not_called(job.tag);
         }
-    }
-
-    fn lane_of(&self, message: &Message) -> Option<Lane> {
-        let envelope = self.shared.profile.read(message).ok()?;
-        let event = self.shared.decoder.decode(message, envelope, self.raw()).ok()?;
-        dispatch::lane(self.settings.order, self.settings.key.as_deref(), &event)
     }
 }
 

@@ -63,6 +63,8 @@ pub enum Outcome {
     },
     /// Another consumer has it: nothing was changed here.
     Lost,
+    /// Its start was recorded, and a drain came before the call: it waits, due at once, and no attempt is counted.
+    GivenBack,
 }
 
 /// What a handler's deliveries came to.
@@ -113,6 +115,7 @@ impl Tally {
             Outcome::Retrying { .. } => self.retried += 1,
             Outcome::Dead { .. } => self.dead += 1,
             Outcome::Lost => self.lost += 1,
+            Outcome::GivenBack => {}
         }
     }
 }

@@ -19,6 +19,14 @@ const PART_TICK: Duration = Duration::from_millis(20);
 /// A wait of none still gives the server time to answer.
 const LEAST_WAIT: Duration = Duration::from_millis(5);
 
+/// What the caller of a fetch can take in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    All,
+    /// Retries that are due.
+    Due,
+}
+
 /// What the one caller of `fetch` keeps between calls.
 pub(super) struct Reading {
     /// The link's epoch when this consumer last renewed what it has.
@@ -81,17 +89,17 @@ impl Reading {
 // === impl Member ===
 
 impl Member {
-    pub(super) async fn fetch_some(&self, max: usize, wait: Duration) -> Result<Fetched, Error> {
+    pub(super) async fn fetch_some(&self, max: usize, wait: Duration, want: Want) -> Result<Fetched, Error> {
         let deadline = Instant::now() + wait.max(LEAST_WAIT);
         let mut reading = self.reading.lock().await;
-        let found = self.look(&mut reading, max, deadline).await;
+        let found = self.look(&mut reading, max, deadline, want).await;
         if found.as_ref().is_err_and(Error::is_transient) {
             reading.outage = true;
         }
         found
     }
 
-    async fn look(&self, reading: &mut Reading, max: usize, deadline: Instant) -> Result<Fetched, Error> {
+    async fn look(&self, reading: &mut Reading, max: usize, deadline: Instant, want: Want) -> Result<Fetched, Error> {
         loop {
             if self.closed.load(Ordering::Acquire) {
                 return Ok(Fetched::Deliveries(Vec::new()));
@@ -100,13 +108,19 @@ impl Member {
             if self.group.exclusive && !reading.active {
                 return self.await_turn(reading, deadline).await;
             }
-            self.housekeep(reading, max).await?;
-            let ready = self.hand_out(max);
+            self.housekeep(reading, max, want).await?;
+            let ready = self.hand_out(max, want);
             if !ready.is_empty() || Instant::now() >= deadline {
                 return Ok(Fetched::Deliveries(ready));
             }
             if max == 0 {
                 self.pause(deadline).await;
+            } else if want == Want::Due {
+                if self.group.exclusive && !self.has_turn().await? {
+                    self.end_turn(reading);
+                    return Ok(Fetched::StandBy);
+                }
+                self.pause(self.look_again(reading, deadline)).await;
             } else if self.group.exclusive {
                 if !self.read_in_turn(reading, max, deadline).await? {
                     self.end_turn(reading);
@@ -135,15 +149,18 @@ impl Member {
         Ok(())
     }
 
-    fn hand_out(&self, max: usize) -> Vec<Delivery> {
+    fn hand_out(&self, max: usize, want: Want) -> Vec<Delivery> {
         let mut backlog = self.backlog();
         backlog.dropped.extend(self.hand.take_dropped().into_iter().map(|mut held| {
-            held.origin = Origin::Dropped;
+            // What came from a host that died stays suspected of having killed it.
+            if held.origin != Origin::Inherited {
+                held.origin = Origin::Dropped;
+            }
             held
         }));
         let mut ready = Vec::with_capacity(max.min(backlog.len()));
         while ready.len() < max {
-            match backlog.pop() {
+            match backlog.pop(want) {
                 Some(held) => ready.push(self.deliver(held)),
                 None => break,
             }

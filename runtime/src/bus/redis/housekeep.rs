@@ -8,7 +8,7 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::super::{Error, Origin};
-use super::fetch::{Reading, TICK};
+use super::fetch::{Reading, TICK, Want};
 use super::link::Answer;
 use super::member::{GIVEN_BACK, Held, Member, millis};
 use super::record::Record;
@@ -36,7 +36,7 @@ enum Asked {
 // === impl Member ===
 
 impl Member {
-    pub(super) async fn housekeep(&self, reading: &mut Reading, max: usize) -> Result<(), Error> {
+    pub(super) async fn housekeep(&self, reading: &mut Reading, max: usize, want: Want) -> Result<(), Error> {
         let now = Instant::now();
         // While a read is under way, what it has taken is pending and not in hand: not to be adopted.
         if now >= reading.adopt_at && !reading.is_reading() {
@@ -44,7 +44,8 @@ impl Member {
             let now = Instant::now();
             reading.adopt_at = if now < reading.suspect_until { reading.suspect_until } else { now + self.group.lease };
         }
-        let room = max.saturating_sub(self.backlog().len());
+        let waiting = if want == Want::Due { self.backlog().due.len() } else { self.backlog().len() };
+        let room = max.saturating_sub(waiting);
         let mut commands = Pipeline::new();
         let mut asked = Vec::new();
         let is_due = now >= reading.next_take || self.next_due().is_some_and(|due| now >= due);
@@ -57,7 +58,12 @@ impl Member {
                 asked.push(Asked::Take(topic, token));
             }
         }
-        if !self.group.exclusive && now >= reading.next_claim && now >= reading.claim_from && room > 0 {
+        if want == Want::All
+            && !self.group.exclusive
+            && now >= reading.next_claim
+            && now >= reading.claim_from
+            && room > 0
+        {
             reading.next_claim = now + (self.group.lease / 4).min(CLAIM_MAX);
             for topic in 0..self.topics.len() {
                 let count = room.min(CLAIMS);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::super::{
     Delivery, DeliveryId, Error, Fetched, Group, InHand, Origin, Settled, Subscription, unique_consumer,
 };
-use super::fetch::Reading;
+use super::fetch::{Reading, Want};
 use super::keys::Keys;
 use super::{Shared, errors, parse, scripts};
 use crate::event::{Message, Position, Settlement};
@@ -227,7 +227,11 @@ impl Subscription for Member {
     }
 
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Fetched, Error> {
-        self.fetch_some(max, wait).await
+        self.fetch_some(max, wait, Want::All).await
+    }
+
+    async fn fetch_due(&self, max: usize, wait: Duration) -> Result<Fetched, Error> {
+        self.fetch_some(max, wait, Want::Due).await
     }
 
     async fn settle(&self, batch: Vec<(Delivery, Settlement)>) -> Vec<Settled> {
@@ -251,7 +255,11 @@ impl Subscription for Member {
                 });
                 Ok(true)
             }
-            Some(_) => Ok(false),
+            Some(_) => {
+                // Its receipt tells nobody: what another has is not to be handed out here again.
+                self.hand.remove(delivery.id());
+                Ok(false)
+            }
             None => Err(self.misused(answer)),
         }
     }
@@ -290,7 +298,10 @@ impl Backlog {
         self.due.len() + self.dropped.len() + self.inherited.len() + self.new.len()
     }
 
-    pub(super) fn pop(&mut self) -> Option<Held> {
+    pub(super) fn pop(&mut self, want: Want) -> Option<Held> {
+        if want == Want::Due {
+            return self.due.pop_front();
+        }
         let queues = [&mut self.due, &mut self.dropped, &mut self.inherited, &mut self.new];
         queues.into_iter().find_map(VecDeque::pop_front)
     }

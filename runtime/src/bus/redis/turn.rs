@@ -95,6 +95,14 @@ impl Member {
         }
     }
 
+    /// Whether it is still this consumer's turn.
+    pub(super) async fn has_turn(&self) -> Result<bool, Error> {
+        let mut holder = redis::cmd("GET");
+        holder.arg(self.reader());
+        let holder = parse::text(self.shared.link.value(holder).await?);
+        Ok(holder.is_some_and(|holder| holder == self.consumer))
+    }
+
     async fn retrying(&self) -> Result<Vec<Message>, Error> {
         let mut retrying = Vec::new();
         for keys in &self.topics {

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::fault::Fault;
 use super::member::{Member, Reader};
+use super::take::Want;
 use super::topics;
 
 /// What a look found.
@@ -14,7 +15,7 @@ pub(super) struct Look {
     pub(super) next_ms: Option<i64>,
 }
 
-pub(super) fn look(db: &Connection, member: &Member) -> Result<Look, Fault> {
+pub(super) fn look(db: &Connection, member: &Member, want: Want) -> Result<Look, Fault> {
     let (active, claim_after) = {
         let state = member.state();
         (state.active, state.lease.claim_after)
@@ -33,11 +34,11 @@ pub(super) fn look(db: &Connection, member: &Member) -> Result<Look, Fault> {
         }
     }
     for reader in &member.readers {
-        if unread(db, reader)? {
-            look.work = true;
-        }
         look.at(first_retry(db, reader)?, now);
-        look.at(first_claim(db, reader, member.consumer, claim_after)?, now);
+        if want == Want::All {
+            look.work |= unread(db, reader)?;
+            look.at(first_claim(db, reader, member.consumer, claim_after)?, now);
+        }
         if look.work {
             break;
         }

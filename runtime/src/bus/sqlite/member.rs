@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::super::{Delivery, DeliveryId, Fetched, InHand, Origin};
 use super::Names;
 use super::fault::Fault;
-use super::take::Taken;
+use super::take::{Taken, Want};
 use super::turn::Turn;
 use crate::event::{Message, Topic};
 
@@ -129,7 +129,7 @@ impl Member {
     }
 
     /// Makes what was dropped ready to be handed out again; true if anything is ready.
-    pub(super) fn collect_dropped(&self) -> bool {
+    pub(super) fn collect_dropped(&self, want: Want) -> bool {
         let dropped = self.in_hand.take_dropped();
         let mut state = self.state();
         for held in dropped {
@@ -141,7 +141,7 @@ impl Member {
             state.ready.push_back(item);
         }
         state.sort_ready();
-        !state.ready.is_empty()
+        state.ready.iter().any(|item| item.is(want))
     }
 
     /// All that this consumer knows to be its own.
@@ -170,7 +170,7 @@ impl Member {
     }
 
     /// Hands out what a transaction has taken, once it is known whether it is stored.
-    pub(super) fn hand_out(&self, taken: Result<Taken, Fault>, max: usize) -> Result<Vec<Delivery>, Fault> {
+    pub(super) fn hand_out(&self, taken: Result<Taken, Fault>, max: usize, want: Want) -> Result<Vec<Delivery>, Fault> {
         let taken = taken.inspect_err(|_| self.state().suspect = true)?;
         if !matches!(taken.turn, Turn::Mine) {
             self.forget_all();
@@ -200,8 +200,11 @@ impl Member {
         state.ready.extend(taken.adopted);
         state.sort_ready();
         let room = max.saturating_sub(out.len() + taken.inherited.len() + taken.fresh.len());
-        let ready = room.min(state.ready.len());
-        out.extend(state.ready.drain(..ready));
+        let (mut ready, later): (VecDeque<Item>, _) = state.ready.drain(..).partition(|item| item.is(want));
+        state.ready = later;
+        out.extend(ready.drain(..room.min(ready.len())));
+        state.ready.extend(ready);
+        state.sort_ready();
         out.extend(taken.inherited);
         out.extend(taken.fresh);
         drop(state);
@@ -211,6 +214,15 @@ impl Member {
     fn put_in_hand(&self, item: Item) -> Delivery {
         let (message, attempts, origin) = (item.message.clone(), item.attempts, item.origin);
         Delivery::new(message, attempts, origin, self.in_hand.take(Held { item, settling: false }))
+    }
+}
+
+// === impl Item ===
+
+impl Item {
+    /// Whether a fetch that wants this hands it out.
+    fn is(&self, want: Want) -> bool {
+        want == Want::All || matches!(self.slot.row, Row::Retry(_))
     }
 }
 

@@ -13,7 +13,7 @@ use super::look::look;
 use super::member::{Lease, Member, Reader};
 use super::settle::Batch;
 use super::store::{Store, Watching};
-use super::take::take;
+use super::take::{Want, take};
 use super::{Names, lease, topics};
 use crate::event::{Settlement, from_unix_millis};
 
@@ -45,10 +45,10 @@ impl Consumer {
     }
 
     /// Takes what there is, in one transaction that happens even if nobody waits for it.
-    async fn take(&self, max: usize) -> Result<Vec<Delivery>, Error> {
+    async fn take(&self, max: usize, want: Want) -> Result<Vec<Delivery>, Error> {
         let (taking, handing) = (Arc::clone(&self.member), Arc::clone(&self.member));
-        let run = move |db: &Connection| take(db, &taking, max);
-        let taken = self.store.write_then(run, move |taken| handing.hand_out(taken, max)).await?;
+        let run = move |db: &Connection| take(db, &taking, max, want);
+        let taken = self.store.write_then(run, move |taken| handing.hand_out(taken, max, want)).await?;
         taken.map_err(|fault| fault.error(self.store.path()))
     }
 
@@ -56,6 +56,50 @@ impl Consumer {
     fn lease_is_old(&self) -> bool {
         let until = self.member.state().lease.until;
         until - topics::now() < self.member.lease_ms * 2 / 3
+    }
+
+    async fn fetch_some(&self, max: usize, wait: Duration, want: Want) -> Result<Fetched, Error> {
+        let member = &self.member;
+        let deadline = Instant::now() + wait.min(LONGEST);
+        let mut changes = self.store.changes();
+        loop {
+            if let Some(news) = member.news() {
+                return Ok(news);
+            }
+            if max == 0 || member.state().closed {
+                return Ok(Fetched::Deliveries(Vec::new()));
+            }
+            changes.mark_unchanged();
+            let mut pause = deadline;
+            let ready = member.collect_dropped(want) && (!member.exclusive || member.state().active);
+            let hurry = ready || member.state().suspect || self.lease_is_old();
+            let looking = Arc::clone(member);
+            let found = if hurry { None } else { Some(self.store.read(move |db| look(db, &looking, want)).await?) };
+            if found.as_ref().is_none_or(|found| found.work) {
+                let deliveries = self.take(max, want).await?;
+                if !deliveries.is_empty() {
+                    return Ok(Fetched::Deliveries(deliveries));
+                }
+                pause = pause.min(Instant::now() + BEATEN);
+            }
+            if let Some(next) = found.and_then(|found| found.next_ms) {
+                let next = from_unix_millis(next.try_into().unwrap_or(0));
+                pause = pause.min(Instant::now() + next.duration_since(SystemTime::now()).unwrap_or_default());
+            }
+            if let Some(news) = member.news() {
+                return Ok(news);
+            }
+            if Instant::now() >= deadline {
+                let standing_by = member.exclusive && !member.state().active;
+                return Ok(if standing_by { Fetched::StandBy } else { Fetched::Deliveries(Vec::new()) });
+            }
+            let renew_in = Duration::from_millis(member.lease_ms.unsigned_abs() / 3);
+            tokio::select! {
+                _ = changes.changed() => {}
+                () = member.in_hand.returned() => {}
+                () = tokio::time::sleep_until(pause.min(Instant::now() + renew_in)) => {}
+            }
+        }
     }
 }
 
@@ -85,47 +129,11 @@ impl Subscription for Consumer {
     }
 
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Fetched, Error> {
-        let member = &self.member;
-        let deadline = Instant::now() + wait.min(LONGEST);
-        let mut changes = self.store.changes();
-        loop {
-            if let Some(news) = member.news() {
-                return Ok(news);
-            }
-            if max == 0 || member.state().closed {
-                return Ok(Fetched::Deliveries(Vec::new()));
-            }
-            changes.mark_unchanged();
-            let mut pause = deadline;
-            let ready = member.collect_dropped() && (!member.exclusive || member.state().active);
-            let hurry = ready || member.state().suspect || self.lease_is_old();
-            let looking = Arc::clone(member);
-            let found = if hurry { None } else { Some(self.store.read(move |db| look(db, &looking)).await?) };
-            if found.as_ref().is_none_or(|found| found.work) {
-                let deliveries = self.take(max).await?;
-                if !deliveries.is_empty() {
-                    return Ok(Fetched::Deliveries(deliveries));
-                }
-                pause = pause.min(Instant::now() + BEATEN);
-            }
-            if let Some(next) = found.and_then(|found| found.next_ms) {
-                let next = from_unix_millis(next.try_into().unwrap_or(0));
-                pause = pause.min(Instant::now() + next.duration_since(SystemTime::now()).unwrap_or_default());
-            }
-            if let Some(news) = member.news() {
-                return Ok(news);
-            }
-            if Instant::now() >= deadline {
-                let standing_by = member.exclusive && !member.state().active;
-                return Ok(if standing_by { Fetched::StandBy } else { Fetched::Deliveries(Vec::new()) });
-            }
-            let renew_in = Duration::from_millis(member.lease_ms.unsigned_abs() / 3);
-            tokio::select! {
-                _ = changes.changed() => {}
-                () = member.in_hand.returned() => {}
-                () = tokio::time::sleep_until(pause.min(Instant::now() + renew_in)) => {}
-            }
-        }
+        self.fetch_some(max, wait, Want::All).await
+    }
+
+    async fn fetch_due(&self, max: usize, wait: Duration) -> Result<Fetched, Error> {
+        self.fetch_some(max, wait, Want::Due).await
     }
 
     async fn settle(&self, batch: Vec<(Delivery, Settlement)>) -> Vec<Settled> {

@@ -15,6 +15,14 @@ use crate::event::{Fields, Message, Position};
 /// one comes alone.
 const FETCH_BYTES: usize = 16 << 20;
 
+/// What the caller of a fetch can take in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Want {
+    All,
+    /// Retries that are due, and nothing that is not older than what it holds.
+    Due,
+}
+
 /// What one transaction took.
 pub(super) struct Taken {
     pub(super) turn: Turn,
@@ -26,7 +34,7 @@ pub(super) struct Taken {
     pub(super) fresh: Vec<Item>,
 }
 
-pub(super) fn take(db: &Connection, member: &Member, max: usize) -> Result<Taken, Fault> {
+pub(super) fn take(db: &Connection, member: &Member, max: usize, want: Want) -> Result<Taken, Fault> {
     if member.state().closed {
         // It has given everything back, or is about to: what it took now would wait for its lease to run out.
         return Ok(Taken::nothing(member.state().lease));
@@ -51,6 +59,9 @@ pub(super) fn take(db: &Connection, member: &Member, max: usize) -> Result<Taken
     }
     if suspect {
         taken.adopted = adopt(db, member)?;
+    }
+    if want == Want::Due {
+        return Ok(taken);
     }
     room = room.saturating_sub(ready + taken.adopted.len());
     for reader in rotated() {

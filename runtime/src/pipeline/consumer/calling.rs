@@ -32,9 +32,16 @@ impl Consumer {
     pub(super) fn begun(&mut self, mut job: Job<Ticket>, begun: Result<bool, bus::Error>, trouble: &mut Backoff) {
         job.tag.recorded = true;
         match begun {
-            _ if self.draining => self.given_back(job.tag),
-            Ok(true) => self.submit(vec![job]),
-            Ok(false) => self.given_back(job.tag),
+            Ok(began) => {
+                trouble.over(&self.tally.handler);
+                match began {
+                    true if self.draining => self.not_called(job.tag),
+                    true => self.submit(vec![job]),
+                    false => self.given_back(job.tag),
+                }
+            }
+            // Whether it is recorded is unknown.
+            Err(_) if self.draining => self.given_back(job.tag),
             Err(error) => {
                 trouble.more(&self.tally.handler, &error);
                 job.tag.recorded = false;
@@ -44,11 +51,19 @@ impl Consumer {
         }
     }
 
+    /// Offers the workers what they could not take before.
+    pub(super) fn offer_again(&mut self) {
+        let (lost, jobs): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.again).into_iter().partition(|job| self.lost.contains(&job.tag.delivery.id()));
+        lost.into_iter().for_each(|job| self.given_back(job.tag));
+        self.submit(jobs);
+    }
+
     /// A job comes back from the workers.
     pub(super) fn called(&mut self, finished: Finished<Ticket>) {
         let Finished { event, tag: ticket, ran } = finished;
         match ran {
-            Ran::NotCalled(_) if self.draining => self.given_back(ticket),
+            Ran::NotCalled(_) if self.draining => self.not_called(ticket),
             Ran::NotCalled(reason) => {
                 tracing::debug!(handler = self.tally.handler, reason, "the call did not start; it is offered again");
                 self.again.push(Job { event, attempt: ticket.attempt, replayed: false, tag: ticket });

@@ -1,11 +1,12 @@
 //! From a decided settlement to the bus, and what follows from its answer.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use super::{Consumer, Flushed, Meta, Step, Ticket, Unsettled, rest_for};
-use crate::bus::{Delivery, DeliveryId, Settled};
+use super::{Consumer, Flushed, Meta, Step, Ticket, Unsettled};
+use crate::bus::{self, Delivery, DeliveryId, Settled};
 use crate::dispatch::{Lane, Release};
-use crate::event::{Effects, Event, Message, Settlement, Verdict, code};
+use crate::event::{Effects, Event, Message, RetryEntry, Settlement, Verdict, code};
 use crate::pipeline::Stopped;
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::observe::{Outcome, Record};
@@ -27,20 +28,11 @@ impl Consumer {
     }
 
     pub(super) fn decided(&mut self, ticket: Ticket, event: Option<Event>, settlement: Settlement) {
-        let outcome = match &settlement {
-            Settlement::Ack(effects) => {
-                Outcome::Acked { published: effects.publish.len(), written: effects.writes.len() }
-            }
-            Settlement::Retry(entry) => {
-                Outcome::Retrying { code: entry.code.clone(), reason: entry.reason.clone(), due: entry.due }
-            }
-            Settlement::Dead(cause) => Outcome::Dead { code: cause.code.clone(), reason: cause.reason.clone() },
-        };
-        self.unsettled.push(Unsettled { ticket, event, settlement, outcome });
+        self.unsettled.push(decided(ticket, event, settlement));
     }
 
     /// Sends everything that has gathered. One flush at a time: what comes meanwhile makes the next one larger.
-    pub(super) fn flush(&mut self, trouble: &Backoff) -> Step<Flushed> {
+    pub(super) fn flush(&mut self) -> Step<Flushed> {
         let mut metas = Vec::with_capacity(self.unsettled.len());
         let mut batch = Vec::with_capacity(self.unsettled.len());
         for Unsettled { ticket, event, settlement, outcome } in self.unsettled.drain(..) {
@@ -56,20 +48,32 @@ impl Consumer {
             });
             batch.push((ticket.delivery, settlement));
         }
-        let (subscription, pause) = (Arc::clone(&self.subscription), trouble.pause());
+        let subscription = Arc::clone(&self.subscription);
         Box::pin(async move {
-            rest_for(pause).await;
-            let settled = subscription.settle(batch).await;
+            let mut settled = subscription.settle(batch).await;
+            // No answer means that the receipt is gone with it.
+            settled.resize_with(metas.len(), || Settled::Lost);
             metas.into_iter().zip(settled).collect()
         })
     }
 
-    pub(super) fn settled(&mut self, meta: Meta, settled: Settled, trouble: &mut Backoff) {
+    /// The bus has answered a flush. It is well again only when it has taken everything.
+    pub(super) fn flushed(&mut self, flushed: Flushed, trouble: &mut Backoff) {
+        let mut failed = None;
+        for (meta, settled) in flushed {
+            failed = self.settled(meta, settled).or(failed);
+        }
+        match failed {
+            Some(error) => trouble.more(&self.tally.handler, &error),
+            None if self.stuck.is_empty() => trouble.over(&self.tally.handler),
+            None => {}
+        }
+    }
+
+    /// What follows from one answer. Returns the error if the settlement has to be sent again.
+    fn settled(&mut self, meta: Meta, settled: Settled) -> Option<bus::Error> {
         match settled {
-            Settled::Committed => {
-                trouble.over(&self.tally.handler);
-                self.ended(meta);
-            }
+            Settled::Committed => self.ended(meta),
             Settled::Lost => self.ended(Meta { outcome: Outcome::Lost, ..meta }),
             Settled::Conflict(delivery) => {
                 let (ticket, event, _) = meta.with(delivery);
@@ -78,22 +82,38 @@ impl Consumer {
                     Some(event) if !self.draining => {
                         self.again.push(Job { event, attempt: ticket.attempt, replayed: false, tag: ticket });
                     }
-                    _ => self.given_back(ticket),
+                    _ => self.not_called(ticket),
                 }
             }
             Settled::Refused(delivery, reason) => {
-                let (ticket, event, _) = meta.with(delivery);
+                let (ticket, event, outcome) = meta.with(delivery);
+                let refusal = reason.clone();
                 let verdict = Verdict::Retry { code: code::EFFECTS_REFUSED.to_owned(), reason, after: None };
                 let attempt = self.attempt(ticket.attempt);
                 let settlement = settle::decide(verdict, Effects::default(), &attempt, &self.settings.policy);
-                self.decided(ticket, event, settlement);
+                let had_effects = matches!(outcome, Outcome::Acked { .. });
+                let decided = decided(ticket, event, settlement);
+                if had_effects {
+                    self.unsettled.push(decided);
+                } else {
+                    // The bus refuses the retry or the dead letter itself: sent at once it would go round for ever.
+                    self.stuck.push(decided);
+                    return Some(bus::Error::Unexpected(refusal));
+                }
+            }
+            // Nobody will mend the bus before this host is gone. What is given back is not lost.
+            Settled::Failed(delivery, _, error) if self.draining && !error.is_transient() => {
+                tracing::error!(handler = self.tally.handler, %error, "given back: its settlement is refused");
+                let (ticket, ..) = meta.with(delivery);
+                self.given_back(ticket);
             }
             Settled::Failed(delivery, settlement, error) => {
-                trouble.more(&self.tally.handler, &error);
                 let (ticket, event, outcome) = meta.with(delivery);
-                self.unsettled.push(Unsettled { ticket, event, settlement, outcome });
+                self.stuck.push(Unsettled { ticket, event, settlement, outcome });
+                return Some(error);
             }
         }
+        None
     }
 
     /// A delivery has left this consumer's hands.
@@ -110,6 +130,22 @@ impl Consumer {
         }
         let how = if matches!(meta.outcome, Outcome::Retrying { .. }) { Release::Retrying } else { Release::Gone };
         self.release(meta.lane.as_ref(), meta.turn, &meta.message, how);
+    }
+
+    /// A delivery goes back although its call has not started. If its start was recorded, that is undone: the next host
+    /// gets it as a retry that is due, with the attempts it had.
+    pub(super) fn not_called(&mut self, ticket: Ticket) {
+        if !ticket.recorded {
+            return self.given_back(ticket);
+        }
+        let entry = RetryEntry {
+            attempts: ticket.delivery.attempts,
+            due: SystemTime::now(),
+            code: String::new(),
+            reason: "given back before its call".to_owned(),
+        };
+        let (settlement, outcome) = (Settlement::Retry(entry), Outcome::GivenBack);
+        self.unsettled.push(Unsettled { ticket, event: None, settlement, outcome });
     }
 
     /// A delivery goes back to the bus unsettled: its receipt is dropped here.
@@ -145,10 +181,15 @@ impl Consumer {
         }
     }
 
-    pub(super) fn failed(&mut self) {
+    fn failed(&mut self) {
         self.failures += 1;
-        if self.shared.consecutive_errors_limit.is_some_and(|limit| limit > 0 && self.failures >= limit) {
-            let reason = Stopped::ConsecutiveErrors { handler: self.tally.handler.clone(), count: self.failures };
+        self.stop_after(self.failures);
+    }
+
+    /// So many failures in a row: enough?
+    pub(super) fn stop_after(&mut self, count: u32) {
+        if self.shared.consecutive_errors_limit.is_some_and(|limit| limit > 0 && count >= limit) {
+            let reason = Stopped::ConsecutiveErrors { handler: self.tally.handler.clone(), count };
             // A full channel means that the host is stopping already.
             drop(self.stop.try_send(reason));
         }
@@ -167,7 +208,7 @@ impl Consumer {
             Outcome::Lost => {
                 tracing::info!(handler, id, %position, attempt, "the event was taken over by another consumer");
             }
-            Outcome::Acked { .. } | Outcome::Skipped => {}
+            Outcome::Acked { .. } | Outcome::Skipped | Outcome::GivenBack => {}
         }
         self.shared.observer.settled(&Record {
             handler,
@@ -179,6 +220,18 @@ impl Consumer {
             outcome: &meta.outcome,
         });
     }
+}
+
+/// A settlement with what it will be told as.
+fn decided(ticket: Ticket, event: Option<Event>, settlement: Settlement) -> Unsettled {
+    let outcome = match &settlement {
+        Settlement::Ack(effects) => Outcome::Acked { published: effects.publish.len(), written: effects.writes.len() },
+        Settlement::Retry(entry) => {
+            Outcome::Retrying { code: entry.code.clone(), reason: entry.reason.clone(), due: entry.due }
+        }
+        Settlement::Dead(cause) => Outcome::Dead { code: cause.code.clone(), reason: cause.reason.clone() },
+    };
+    Unsettled { ticket, event, settlement, outcome }
 }
 
 // === impl Meta ===

@@ -1,0 +1,230 @@
+//! The loop against a bus that answers as it should not.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tokio::time::sleep;
+
+use super::running::Running;
+use super::scripted::{Answer, BOUND, Did, Read, Scripted};
+use crate::event::code;
+use crate::pipeline::Stopped;
+
+/// Long enough for hundreds of rounds of a loop that does not pause.
+const A_WHILE: Duration = Duration::from_millis(400);
+
+fn new(numbers: impl IntoIterator<Item = usize>) -> Read {
+    Read::New(numbers.into_iter().collect())
+}
+
+#[tokio::test]
+async fn a_settlement_that_fails_for_ever_holds_up_no_other_and_is_given_back_at_the_end() {
+    let bus = Scripted::new(&["ok"; 40], (0..40).map(|n| new([n])));
+    bus.answer(0, [Answer::WrongType; 1_000]);
+    let running = Running::start(&bus, "");
+    bus.until("all others are settled", |did| did.len() >= 39 && did.contains(&Did::Acked(39))).await;
+    sleep(A_WHILE).await;
+    let sent = bus.answered(0);
+    assert!((2..=12).contains(&sent), "sent {sent} times: again, and not without a pause");
+    let (tally, did) = running.drain().await;
+    assert_eq!(tally.acked, 39);
+    assert_eq!(did.last(), Some(&Did::Returned(0)));
+}
+
+#[tokio::test]
+async fn a_settlement_that_the_bus_did_not_take_is_sent_again() {
+    let bus = Scripted::new(&["ok", "reject", "retry"], [new(0..3)]);
+    (0..3).for_each(|n| bus.answer(n, [Answer::Down; 2]));
+    let running = Running::start(&bus, "max_attempts = 1");
+    bus.until("all are settled", |did| did.iter().filter(|did| !matches!(did, Did::Answered(_))).count() == 3).await;
+    let (tally, _) = running.drain().await;
+    assert_eq!((tally.acked, tally.dead), (1, 2));
+}
+
+#[tokio::test]
+async fn refused_effects_are_a_retry_and_a_refused_dead_letter_does_not_go_round() {
+    let bus = Scripted::new(&["ok", "reject"], [new(0..2)]);
+    bus.answer(0, [Answer::Refused]);
+    bus.answer(1, [Answer::Refused; 1_000]);
+    let running = Running::start(&bus, "");
+    bus.until("the refused is retried", |did| did.contains(&Did::Acked(0))).await;
+    sleep(A_WHILE).await;
+    assert!(bus.answered(1) <= 12, "sent {} times", bus.answered(1));
+    bus.answer(1, []);
+    let (_, did) = running.drain().await;
+    assert!(did.contains(&Did::Retried(0, 1, code::EFFECTS_REFUSED.into())), "{did:?}");
+}
+
+#[tokio::test]
+async fn a_conflict_runs_again_uncounted_with_a_pause() {
+    let bus = Scripted::new(&["ok", "retry"], [new(0..2)]);
+    bus.answer(0, [Answer::Conflict; 1_000]);
+    bus.answer(1, [Answer::Conflict; 2]);
+    let running = Running::start(&bus, "max_attempts = 2");
+    bus.until("the other is buried", |did| matches!(did.last(), Some(Did::Buried(..)))).await;
+    let runs = bus.answered(0);
+    sleep(A_WHILE).await;
+    assert!((1..=10).contains(&(bus.answered(0) - runs)), "{} runs", bus.answered(0));
+    let (tally, did) = running.drain().await;
+    assert_eq!((tally.retried, tally.dead), (1, 1), "{did:?}");
+}
+
+#[tokio::test]
+async fn retries_are_read_while_too_much_is_held_back() {
+    let bus = Scripted::new(&["retry", "ok", "ok", "ok", "ok"], [new(0..4), new(4..5)]);
+    let running = Running::start(&bus, "order = \"topic\"\nparked_max = 3\nmax_attempts = 3");
+    bus.until("all run", |did| did.contains(&Did::Acked(4))).await;
+    let (_, did) = running.drain().await;
+    let order: Vec<_> = did.iter().filter(|did| !matches!(did, Did::Retried(..))).collect();
+    let buried = Did::Buried(0, "retry".into());
+    assert_eq!(order, [&buried, &Did::Acked(1), &Did::Acked(2), &Did::Acked(3), &Did::Acked(4)]);
+}
+
+#[tokio::test]
+async fn nothing_new_is_read_while_too_much_is_held_back() {
+    let bus = Scripted::new(&["retry", "ok", "ok", "ok", "ok"], [new(0..4), new(4..5)]);
+    let running = Running::start(&bus, "order = \"topic\"\nparked_max = 3\nretry_first = \"1m\"");
+    bus.until("the first waits", |did| !did.is_empty()).await;
+    sleep(A_WHILE).await;
+    let (_, did) = running.drain().await;
+    assert!(!did.contains(&Did::Returned(4)), "{did:?}");
+    assert!(did.contains(&Did::Returned(3)), "{did:?}");
+}
+
+#[tokio::test]
+async fn a_retry_whose_type_is_no_longer_wanted_blocks_no_lane() {
+    let bus = Scripted::new(&["other", "ok"], [Read::Active(vec![0]), new([0]), new([1])]);
+    let running = Running::start(&bus, "order = \"topic\"\ntypes = [\"ok\"]");
+    bus.until("the next runs", |did| did.contains(&Did::Acked(1))).await;
+    let (tally, _) = running.drain().await;
+    assert_eq!((tally.acked, tally.skipped), (1, 1));
+}
+
+#[tokio::test]
+async fn a_lane_goes_on_when_its_first_is_lost_and_passes_over_what_is_lost_behind_it() {
+    let bus = Scripted::new(&["busy", "ok", "ok", "ok"], []);
+    bus.answer(0, [Answer::Down, Answer::Down, Answer::Down, Answer::Lost]);
+    let running = Running::start(&bus, "order = \"topic\"\nlease = \"1s\"");
+    bus.read([new(0..4)]);
+    bus.until("the first has run", |did| !did.is_empty()).await;
+    bus.lose(1);
+    let before = bus.renewals();
+    bus.until("it is renewed", |_| bus.renewals() > before).await;
+    bus.until("the lane goes on", |did| did.contains(&Did::Acked(3))).await;
+    let (tally, did) = running.drain().await;
+    assert_eq!((tally.acked, tally.lost), (2, 1), "{did:?}");
+}
+
+#[tokio::test]
+async fn a_new_turn_forgets_what_waits_and_keeps_the_order_of_what_comes_again() {
+    let bus = Scripted::new(&["retry", "ok", "ok"], [new(0..3)]);
+    let running = Running::start(&bus, "order = \"topic\"\nmax_attempts = 2");
+    bus.answer(0, [Answer::Down; 3]);
+    bus.until("the first has run", |did| !did.is_empty()).await;
+    bus.read([Read::StandBy, Read::StandBy, Read::Active(vec![]), new(0..3)]);
+    bus.until("all run", |did| did.contains(&Did::Acked(2))).await;
+    let (tally, did) = running.drain().await;
+    let settled: Vec<_> = did.iter().filter(|did| matches!(did, Did::Acked(_) | Did::Buried(..))).collect();
+    assert_eq!(settled, [&Did::Buried(0, "retry".into()), &Did::Acked(1), &Did::Acked(2)], "{did:?}");
+    assert_eq!(tally.lost, 1, "what ran in the turn before");
+}
+
+#[tokio::test]
+async fn the_inherited_run_one_at_a_time_once_they_are_recorded() {
+    let reads = (0..4).map(|n| Read::Inherited(n, u32::from(n == 3) * 5));
+    let bus = Scripted::new(&["ok"; 4], reads);
+    bus.begins([Err(()), Err(()), Ok(true), Ok(false)]);
+    let running = Running::start(&bus, "max_attempts = 5");
+    bus.until("all are settled", |did| did.contains(&Did::Acked(2)) && did.len() >= 5).await;
+    let (_, did) = running.drain().await;
+    let ours: Vec<_> = did.iter().filter(|did| !matches!(did, Did::Buried(..))).collect();
+    assert_eq!(ours, [&Did::Begun(0), &Did::Acked(0), &Did::Begun(2), &Did::Acked(2)], "1 is another's");
+    assert!(did.contains(&Did::Buried(3, code::HOST_DEATH.into())));
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_recorded_and_not_started_is_taken_back() {
+    let bus = Scripted::new(&["ok"; 2], []);
+    let running = Running::start(&bus, "");
+    running.shared.workers.shutdown();
+    bus.read([Read::Inherited(0, 2), new([1])]);
+    bus.until("it is recorded", |did| did.contains(&Did::Begun(0))).await;
+    sleep(A_WHILE).await;
+    assert_eq!(bus.did(), [Did::Begun(0)], "what cannot be called stays in hand");
+    let (tally, did) = running.drain().await;
+    assert!(did.contains(&Did::Retried(0, 2, String::new())) && did.contains(&Did::Returned(1)), "{did:?}");
+    assert_eq!((tally.retried, tally.acked), (0, 0));
+}
+
+#[tokio::test]
+async fn failures_count_only_in_a_row() {
+    let reads = (0..6).flat_map(|n| [Read::Fails, new([n])]);
+    let bus = Scripted::new(&["other"; 6], reads);
+    let limit = "consecutive_errors_limit = 3\n---types = [\"ok\"]";
+    let mut running = Running::start(&bus, limit);
+    bus.until("all are skipped", |did| did.contains(&Did::Acked(5))).await;
+    assert!(running.stopped.try_recv().is_err(), "each failure was over");
+    bus.read([Read::Fails, Read::Fails, Read::Fails]);
+    let stopped = tokio::time::timeout(BOUND, running.stopped.recv()).await.unwrap();
+    assert_eq!(stopped, Some(Stopped::ConsecutiveErrors { handler: "probe".into(), count: 3 }));
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn leases_are_renewed_while_calls_run_and_settlements_wait() {
+    let bus = Scripted::new(&["ok"], [new([0])]);
+    bus.answer(0, [Answer::Down; 1_000]);
+    let running = Running::start(&bus, "lease = \"1s\"");
+    sleep(Duration::from_millis(1_500)).await;
+    assert!(bus.renewals() >= 3, "{} renewals in 1.5 leases", bus.renewals());
+    bus.answer(0, []);
+    running.drain().await;
+}
+
+fn answers() -> impl Strategy<Value = Vec<Answer>> {
+    let answer = prop_oneof![Just(Answer::Lost), Just(Answer::Conflict), Just(Answer::Refused), Just(Answer::Down),];
+    proptest::collection::vec(answer, 0..3)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever the bus answers and whenever the drain comes: the loop ends, no count underflows, and everything in
+    /// hand is settled, lost or given back (the scripted bus looks when it is left).
+    #[test]
+    fn nothing_stays_in_hand(
+        kinds in proptest::collection::vec(0_usize..5, 1..24),
+        scripts in proptest::collection::vec(answers(), 24),
+        ways in proptest::collection::vec(0_u8..8, 24),
+        begins in proptest::collection::vec(prop_oneof![Just(Ok(true)), Just(Ok(false)), Just(Err(()))], 6),
+        order in 0_usize..3,
+        in_flight in 1_usize..6,
+        drain_after in 0_u64..120,
+    ) {
+        let kinds: Vec<&str> = kinds.into_iter().map(|kind| ["ok", "retry", "reject", "other", ""][kind]).collect();
+        let mut reads = Vec::new();
+        for (n, way) in (0..kinds.len()).zip(ways) {
+            match way {
+                0 => reads.push(Read::Inherited(n, 0)),
+                1 => reads.push(Read::Inherited(n, 9)),
+                2 => reads.extend([Read::Fails, new([n])]),
+                3 if order > 0 => reads.extend([Read::StandBy, Read::Active((0..n).collect()), new([n])]),
+                _ => match reads.last_mut() {
+                    Some(Read::New(some)) if way > 5 => some.push(n),
+                    _ => reads.push(new([n])),
+                },
+            }
+        }
+        let bus = Scripted::new(&kinds, reads);
+        (0..kinds.len()).zip(scripts).for_each(|(n, script)| bus.answer(n, script));
+        bus.begins(begins);
+        let order = ["", "order = \"topic\"", "order = \"key\"\nkey = \"/key\""][order];
+        let settings = format!("{order}\nin_flight = {in_flight}\nparked_max = 4\nmax_attempts = 2\ntypes = [\"ok\", \"re*\"]");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let running = Running::start(&bus, &settings);
+            sleep(Duration::from_millis(drain_after)).await;
+            running.drain().await;
+        });
+    }
+}
