@@ -55,6 +55,8 @@ pub enum Stopped {
     },
     /// The drain took longer than `grace`; what was in hand will be delivered again.
     Grace,
+    /// A handler's loop panicked.
+    Abnormal,
 }
 
 /// Why a host did not start.
@@ -166,6 +168,8 @@ pub async fn run(
         () = &mut shutdown => None,
         () = idle::reached(until, &config.handlers, &gauges, bus.as_ref()) => None,
         reason = stopped.recv() => reason,
+        // No consumer ends before it is told to, unless it panicked: better no host than one that lacks a handler.
+        _ = tasks.join_next() => Some(Stopped::Abnormal),
     };
     // The order matters: once nothing is read any more, calls that have not started come back.
     drain.send_replace(true);

@@ -75,6 +75,10 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             tracing::warn!(grace = ?config.host.grace, "the drain took too long: what was in hand will be delivered again");
             Exit::Drain
         }
+        Some(Stopped::Abnormal) => {
+            tracing::error!("a handler's loop ended by a bug of the host's; its events will be delivered again");
+            Exit::Unexpected
+        }
         Some(Stopped::ConsecutiveErrors { handler, count }) => {
             tracing::error!(handler, count, "too many failures in a row: host.consecutive_errors_limit is reached");
             Exit::Failures
@@ -108,6 +112,7 @@ pub(super) fn document(summary: &Summary) -> serde_json::Value {
         .collect();
     let stopped = summary.stopped.as_ref().map(|stopped| match stopped {
         Stopped::Grace => "grace",
+        Stopped::Abnormal => "abnormal",
         Stopped::ConsecutiveErrors { .. } => "consecutive-errors",
     });
     json!({ "handlers": handlers, "stopped": stopped })
