@@ -145,6 +145,16 @@ pub async fn run(
     for (settings, handler) in config.handlers.iter().zip(handlers.prepared) {
         let error = match join(bus.as_ref(), settings, shutdown.as_mut()).await {
             Ok(Some(subscription)) => {
+                let (group, topics, consumer) = (&settings.group.name, &settings.group.topics, subscription.consumer());
+                let module = handler.module().digest();
+                tracing::info!(
+                    handler = settings.name,
+                    group,
+                    ?topics,
+                    consumer,
+                    module,
+                    "the handler has joined its group"
+                );
                 let shared = Arc::clone(&shared);
                 consumers.push(consumer::Consumer::new(settings, handler, subscription, shared, stop.clone()));
                 continue;
