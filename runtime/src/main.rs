@@ -8,6 +8,11 @@ mod cli;
 
 use cli::{Cli, Exit, Failure};
 
+/// An event is allocated on one thread and freed on another, which the system's allocator takes badly: with this one
+/// the benchmark's `noop_fresh` handled 7 to 9 % more events.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
