@@ -1,14 +1,9 @@
-//! Logs out: the subscriber, and every name that a log line, span or metric uses.
-//!
-//! Names of attributes follow OpenTelemetry's semantic conventions for messaging where those have one; what they have
-//! no word for begins with `sandbar.`.
+//! Logs out: what is written of them, and how. There are no spans or metrics yet; their names belong here.
 
 use std::io;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-
-pub mod name;
 
 /// Overrides [`Settings::level`], in the same notation.
 pub const LEVEL_VARIABLE: &str = "SANDBAR_LOG";
