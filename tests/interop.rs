@@ -128,7 +128,7 @@ fn document(vector: &Vector) -> String {
 }
 
 async fn bus(url: &str) -> std::sync::Arc<dyn Bus> {
-    let settings = Settings { url: url.to_owned(), topic_prefix: Some(PREFIX.to_owned()), stream_max_len: None };
+    let settings = Settings { url: url.to_owned(), topic_prefix: Some(PREFIX.to_owned()), ..Settings::default() };
     open(&settings).await.unwrap()
 }
 

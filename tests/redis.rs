@@ -34,7 +34,7 @@ impl Fixture for Server {
 
 /// A host on the bus at this URL.
 async fn host(url: &str) -> Arc<dyn Bus> {
-    let settings = Settings { url: url.to_owned(), topic_prefix: Some("dev".into()), stream_max_len: None };
+    let settings = Settings { url: url.to_owned(), topic_prefix: Some("dev".into()), ..Settings::default() };
     open(&settings).await.unwrap()
 }
 

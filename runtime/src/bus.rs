@@ -10,19 +10,24 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::event::{Cause, Fields, KeyList, Message, Outgoing, Position, Settlement, Topic, Versioned};
+use crate::event::{KeyList, Message, Outgoing, Position, Settlement, Topic, Versioned};
 
+mod error;
 mod first;
 mod in_hand;
 #[cfg(feature = "redis")]
 mod redis;
+mod report;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+
+pub use error::Error;
+pub use report::{DeadLetter, GroupStatus, Requeue};
 
 pub(crate) use in_hand::InHand;
 
 /// Where the bus is and how its topics are named.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
     /// `sqlite:PATH`, `redis://…`, `rediss://…` or `unix://…`.
     pub url: String,
@@ -241,51 +246,6 @@ pub enum Settled {
     Failed(Delivery, Settlement, Error),
 }
 
-/// How far a group is on one topic.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct GroupStatus {
-    /// Whether topic and group exist.
-    pub exists: bool,
-    /// Messages not read yet; `None` if the bus cannot tell.
-    pub lag: Option<u64>,
-    /// Messages in some consumer's hand.
-    pub pending: u64,
-    /// Messages waiting for a retry.
-    pub retrying: u64,
-    /// Dead letters.
-    pub dead_letters: u64,
-    /// Messages that were trimmed before the group had handled them.
-    pub lost: u64,
-    /// Consumers of the group that are alive, by name.
-    pub consumers: Vec<String>,
-}
-
-/// A message that was given up, with its fields as they came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// Its id among the dead letters of its group and topic.
-    pub id: Position,
-    /// Its topic.
-    pub topic: Topic,
-    /// Where it was first published.
-    pub first: Position,
-    /// Where it lay when it was given up.
-    pub position: Position,
-    /// The fields as they came.
-    pub fields: Fields,
-    /// Why.
-    pub cause: Cause,
-}
-
-/// Where dead letters are moved to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Requeue {
-    /// To the end of the topic, for every group that reads it.
-    Topic,
-    /// To the retry store of the group that gave it up, due at once, attempts counted anew.
-    Handler,
-}
-
 /// What a backend promises beyond the contract, for `check` to say and the suite to verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Guarantees {
@@ -295,64 +255,6 @@ pub struct Guarantees {
     pub exclusive_groups: bool,
     /// What an operator should know, in sentences.
     pub notes: &'static [&'static str],
-}
-
-/// Trouble with a bus.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The bus cannot be reached, or not now. Worth trying again.
-    #[error("bus at {url} cannot be reached: {reason}")]
-    Unreachable {
-        /// Without its password.
-        url: String,
-        /// What the client library said.
-        reason: String,
-    },
-    /// The bus is there and cannot serve now (loading, read-only, out of memory, busy). Worth trying again.
-    #[error("bus at {url} cannot serve now: {reason}")]
-    Unavailable {
-        /// Without its password.
-        url: String,
-        /// The server's words.
-        reason: String,
-    },
-    /// The credentials are refused.
-    #[error("bus at {url} refuses the credentials: {reason}; check user and password in bus.url")]
-    Credentials {
-        /// Without its password.
-        url: String,
-        /// The server's words.
-        reason: String,
-    },
-    /// A key that should be a topic is something else.
-    #[error("{key} is a {found}, not a {expected}: rename the topic or remove the key")]
-    WrongType {
-        /// The key on the bus.
-        key: String,
-        /// What it holds.
-        found: String,
-        /// What it should hold.
-        expected: &'static str,
-    },
-    /// Consumers of another kind are alive in the group.
-    #[error(
-        "group {group} on {topic} has live consumers that are not Sandbar's ({consumers}): they move its position and \
-         acknowledge what fails; stop them, choose another `group`, or run with --join-foreign"
-    )]
-    Foreign {
-        /// The group.
-        group: String,
-        /// The topic.
-        topic: String,
-        /// Their names.
-        consumers: String,
-    },
-    /// The URL or another setting cannot be used.
-    #[error("{0}")]
-    Settings(String),
-    /// The bus answered in a way it should not, or holds something that cannot be read.
-    #[error("{0}")]
-    Unexpected(String),
 }
 
 /// Opens the bus that `settings.url` names. Connects lazily where the backend can: `probe` tells whether it is there.
@@ -443,15 +345,5 @@ impl Drop for Receipt {
 impl fmt::Debug for Receipt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Receipt({})", self.id.0)
-    }
-}
-
-// === impl Error ===
-
-impl Error {
-    /// True if trying again later may help without anybody changing anything.
-    #[must_use]
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. })
     }
 }

@@ -14,7 +14,7 @@ use crate::support::redis::Server;
 /// Gives up all that waits on the bench's bus, with these codes and times in turn.
 async fn give_up(bench: &Bench, codes: &[&str], times: &[SystemTime]) -> Vec<sandbar::event::Message> {
     let url = format!("sqlite:{}", bench.path("events.db").display());
-    let settings = Settings { url, topic_prefix: Some("dev".to_owned()), stream_max_len: None };
+    let settings = Settings { url, topic_prefix: Some("dev".to_owned()), ..Settings::default() };
     let bus = bus::open(&settings).await.unwrap();
     let group = bus::Group {
         name: "mirror".to_owned(),

@@ -74,7 +74,7 @@ impl Draft {
 
 /// Opens a bus whose topics have no prefix.
 pub(crate) async fn open(url: &str) -> Arc<dyn Bus> {
-    let settings = Settings { url: url.to_owned(), topic_prefix: None, stream_max_len: None };
+    let settings = Settings { url: url.to_owned(), ..Settings::default() };
     bus::open(&settings).await.unwrap()
 }
 
