@@ -105,6 +105,11 @@ impl Member {
                 return Ok(Fetched::Deliveries(Vec::new()));
             }
             self.recover(reading).await?;
+            if max == 0 && self.group.exclusive && !reading.active {
+                // Who pauses takes no turn.
+                self.pause(deadline).await;
+                return Ok(Fetched::StandBy);
+            }
             if self.group.exclusive && !reading.active {
                 return self.await_turn(reading, deadline).await;
             }
@@ -114,6 +119,7 @@ impl Member {
                 return Ok(Fetched::Deliveries(ready));
             }
             if max == 0 {
+                self.ground(reading).await;
                 self.pause(deadline).await;
             } else if want == Want::Due {
                 if self.group.exclusive && !self.has_turn().await? {
