@@ -43,7 +43,6 @@ fn figures(bench: &Bench, url: &str, first: &str) {
     while !settled(&status()[0]) {
         assert!(Instant::now() < end, "{}", status());
     }
-    let now = status();
     let told = |now: &Value| now[0]["state"] == "running" && now[0]["hosts"][0]["in_hand"] == 1;
     while !told(&status()) {
         assert!(Instant::now() < end, "{}", status());

@@ -95,7 +95,9 @@ async fn outage(bench: &Bench, url: &str, dependency: &impl Dependency, order: &
     let now = state(bench);
     assert!(now["state"].as_str().unwrap().starts_with("breaker"), "{now}");
     assert_eq!(now["dead_letters"], 0, "{now}");
-    assert!(now["lag"].as_u64().unwrap() > EVENTS as u64 / 4, "reading has stopped: {now}");
+    if order.is_empty() {
+        assert!(now["lag"].as_u64().unwrap() > EVENTS as u64 / 4, "reading has stopped: {now}");
+    }
     assert!(host.log().contains("nothing is called until the pause is over"), "{}", host.log());
 
     dependency.set(false).await;

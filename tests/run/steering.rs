@@ -170,6 +170,7 @@ fn nobody_on_the_socket_holds_the_host_up() {
     assert_eq!(unknown, json!({ "ok": false, "error": "no handler \"x\" runs here" }));
     assert_eq!(ask(&path, r#"{"do": "status"}"#)["handlers"][0]["state"], "running", "nothing was changed");
 
+    let asked = Instant::now();
     let mut long = UnixStream::connect(&path).unwrap();
     long.set_read_timeout(Some(BOUND)).unwrap();
     // The host stops reading half way, which may break the pipe.
@@ -177,6 +178,7 @@ fn nobody_on_the_socket_holds_the_host_up() {
     let mut rest = Vec::new();
     let _ = long.read_to_end(&mut rest);
     assert!(rest.len() < 1_000, "it is refused and left");
+    assert!(asked.elapsed() < Duration::from_secs(8), "at once, not when it is silent for too long");
     let silent: Vec<UnixStream> = (0..40).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let asked = Instant::now();
     assert_eq!(ask(&path, r#"{"do": "status"}"#)["ok"], true);

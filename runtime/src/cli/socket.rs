@@ -97,7 +97,9 @@ fn sweep(directory: &Path) {
         let parts: Vec<&str> = name.split('.').collect();
         let [_, pid, "sock"] = parts[..] else { continue };
         let Some(pid) = pid.parse().ok().and_then(rustix::process::Pid::from_raw) else { continue };
-        if rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH) {
+        let is_gone = rustix::process::test_kill_process(pid) == Err(rustix::io::Errno::SRCH);
+        // A container that shares the directory has other processes: whoever listens is there.
+        if is_gone && std::os::unix::net::UnixStream::connect(entry.path()).is_err() {
             // Another may have been faster.
             drop(fs::remove_file(entry.path()));
         }

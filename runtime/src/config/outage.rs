@@ -27,10 +27,9 @@ const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Reads `breaker`: a table, or `false` for none.
 pub(super) fn breaker(section: &mut Section<'_>, label: &str) -> Option<BreakerSettings> {
-    match section.switch("breaker") {
-        Some(false) => return None,
-        // Switched on without a table: as it is.
-        Some(true) | None => {}
+    // Switched on without a table it is as it is.
+    if section.switch("breaker") == Some(false) {
+        return None;
     }
     let mut section = section.inner("breaker", &keys::BREAKER);
     let failures = section.number("failures", 1, MOST_FAILURES).unwrap_or(FAILURES);

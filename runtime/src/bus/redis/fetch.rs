@@ -105,6 +105,9 @@ impl Member {
                 return Ok(Fetched::Deliveries(Vec::new()));
             }
             self.recover(reading).await?;
+            if max == 0 {
+                self.ground(reading).await;
+            }
             if max == 0 && self.group.exclusive && !reading.active {
                 // Who pauses takes no turn.
                 self.pause(deadline).await;
@@ -119,7 +122,6 @@ impl Member {
                 return Ok(Fetched::Deliveries(ready));
             }
             if max == 0 {
-                self.ground(reading).await;
                 self.pause(deadline).await;
             } else if want == Want::Due {
                 if self.group.exclusive && !self.has_turn().await? {

@@ -84,8 +84,16 @@ impl Member {
             let mut unblock = redis::cmd("CLIENT");
             unblock.arg("UNBLOCK").arg(blocking.id);
             let (_, landed) = tokio::join!(self.shared.link.one(unblock), flight);
-            if let (Ok(Ok(found)), false) = (landed, self.group.exclusive) {
-                let _ = self.take_new(found);
+            match landed {
+                Ok(Ok(found)) if !self.group.exclusive => {
+                    let _ = self.take_new(found);
+                }
+                Ok(Ok(_)) => {}
+                // What it took is looked for.
+                Ok(Err(_)) | Err(_) => {
+                    reading.connection = None;
+                    return reading.suspect();
+                }
             }
         }
         reading.adopt_at = adopt_at;

@@ -164,7 +164,8 @@ impl Consumer {
         let (subscription, wait, parked) = (Arc::clone(&self.subscription), self.shared.poll, self.parked);
         let pause = trouble.pause();
         if self.gate.flow == Flow::One {
-            let waits = !self.again.is_empty() || !self.inherited.is_empty() || self.inheriting;
+            // An inherited one whose settlement is stuck must not keep the probe from all others.
+            let waits = !self.again.is_empty() || (!self.inherited.is_empty() && !self.inheriting);
             if waits || self.in_hand >= self.settings.in_flight {
                 return None;
             }

@@ -124,3 +124,49 @@ async fn trouble_of_the_buss_own_opens_nothing() {
     let (tally, _) = running.drain().await;
     assert_eq!((tally.acked, tally.retried, tally.dead), (20, 0, 0));
 }
+
+#[tokio::test]
+async fn what_waits_for_a_worker_comes_back_when_it_opens() {
+    let bus = Scripted::new(&["spin"; 64], [new(0..64)]);
+    let settings =
+        "[handler.limits]\ntime = \"300ms\"\n[handler.breaker]\nfailures = 2\npause_first = \"5m\"\npause_max = \"5m\"";
+    let running = Running::start(&bus, settings);
+    until_state(&running, State::BreakerOpen).await;
+    sleep(Duration::from_secs(2)).await;
+    let (_, did) = running.drain().await;
+    let called = did.iter().filter(|did| matches!(did, Did::Retried(..))).count();
+    let returned = did.iter().filter(|did| matches!(did, Did::Returned(_))).count();
+    assert!((2..32).contains(&called), "{called} were called");
+    assert_eq!(called + returned, 64, "{did:?}");
+}
+
+#[tokio::test]
+async fn the_probe_waits_for_calls_that_were_under_way() {
+    let bus = Scripted::new(&["spin", "retry", "retry", "ok"], [new(0..3)]);
+    let settings = "retry_first = \"1m\"\n[handler.limits]\ntime = \"1s\"\n[handler.breaker]\nfailures = 2\npause_first = \"50ms\"";
+    let running = Running::start(&bus, settings);
+    until_state(&running, State::BreakerOpen).await;
+    bus.read([new([3])]);
+    bus.until("the probe runs", |did| did.contains(&Did::Acked(3))).await;
+    let (_, did) = running.drain().await;
+    let slow = did.iter().position(|did| matches!(did, Did::Retried(0, ..)));
+    let probe = did.iter().position(|did| *did == Did::Acked(3));
+    assert!(slow < probe && slow.is_some(), "one call, and no other: {did:?}");
+}
+
+#[tokio::test]
+async fn the_bus_is_told_of_a_new_state_long_before_the_next_renewal() {
+    let bus = Scripted::new(&[], []);
+    let running = Running::start(&bus, "lease = \"10m\"");
+    let renewed = async |count: usize| {
+        bus.until("it is told", |_| bus.renewals() >= count).await;
+    };
+    renewed(1).await;
+    sleep(A_WHILE).await;
+    assert_eq!(bus.renewals(), 1, "while nothing changes the next one is minutes away");
+    running.control.pause(None).unwrap();
+    renewed(2).await;
+    running.control.resume(None).unwrap();
+    renewed(3).await;
+    running.drain().await;
+}
