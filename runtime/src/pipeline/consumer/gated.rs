@@ -170,3 +170,24 @@ async fn the_bus_is_told_of_a_new_state_long_before_the_next_renewal() {
     renewed(3).await;
     running.drain().await;
 }
+
+#[tokio::test]
+async fn what_is_released_while_the_probe_runs_waits_for_its_end() {
+    // 3 waits behind 0, which has run and whose settlement is stuck; 1 opens the breaker; 2 is the probe.
+    let bus = Scripted::new(&["ok", "retry", "spin", "ok"], [new([0, 1, 3])]);
+    bus.answer(0, [Answer::Down; 1_000]);
+    let settings = "order = \"key\"\nkey = \"/key\"\nretry_first = \"1m\"\n[handler.limits]\ntime = \"4s\"\n\
+                    [handler.breaker]\nfailures = 1\npause_first = \"100ms\"";
+    let running = Running::start(&bus, settings);
+    until_state(&running, State::BreakerOpen).await;
+    bus.read([new([2])]);
+    until_state(&running, State::BreakerHalfOpen).await;
+    sleep(A_WHILE).await;
+    bus.answer(0, []);
+    bus.until("its settlement is taken", |did| did.contains(&Did::Acked(0))).await;
+    bus.until("its follower runs", |did| did.contains(&Did::Acked(3))).await;
+    let (_, did) = running.drain().await;
+    let probe = did.iter().position(|did| matches!(did, Did::Retried(2, ..)));
+    let follower = did.iter().position(|did| *did == Did::Acked(3));
+    assert!(probe.is_some() && probe < follower, "{did:?}");
+}
