@@ -21,6 +21,7 @@ pub(crate) mod reading;
 pub(crate) mod retries;
 pub(crate) mod sharing;
 pub(crate) mod starting;
+pub(crate) mod telling;
 
 /// A lease that runs out within a test. Not shorter: a renewal must fit in it on a busy machine.
 pub(crate) const SHORT_LEASE: Duration = Duration::from_millis(800);
@@ -70,6 +71,8 @@ macro_rules! conformance {
                     a_new_key_is_a_conflict_for_a_list, a_recreated_key_is_a_conflict, an_absent_key_that_appears_is_a_conflict,
                     keys_list_by_prefix, writes_apply_in_order, effects_of_a_retry_commit_once,
                     published_effects_end_a_wait;
+                telling: a_report_is_shown_until_its_consumer_leaves, a_report_of_a_dead_consumer_is_not_shown,
+                    the_oldest_is_what_is_not_settled, a_fetch_of_none_ends_a_read_and_takes_nothing;
                 starting: with_what_is_new, at_the_beginning, after_a_position, at_a_time, the_start_is_used_once,
                     a_group_goes_on_where_it_was;
                 exclusive: one_is_active, the_next_one_takes_over_in_order, a_frozen_one_stands_by,

@@ -11,12 +11,15 @@ use crate::support::events::{Draft, open, progress, publish, read_all};
 use crate::support::host::{Bench, HandlerToml, Host};
 use crate::support::redis::Server;
 
+mod cap;
 mod death;
 mod ending;
 mod input;
 mod order;
+mod outage;
 mod refusing;
 mod resting;
+mod steering;
 
 fn embedded(bench: &Bench) -> String {
     format!("sqlite:{}", bench.path("bus.db").display())

@@ -291,3 +291,20 @@ async fn what_a_closed_consumer_was_about_to_fetch_is_free() {
     let consumers = bus.status(&Topic::from("t"), "g").await.unwrap().consumers;
     assert_eq!(consumers, [staying.consumer().to_owned()]);
 }
+
+#[tokio::test]
+async fn a_file_of_before_reports_goes_on_and_keeps_none_of_those_who_left() {
+    let file = File::new();
+    file.host().await.publish(&[numbered("t", 0)]).await.unwrap();
+    file.connect().execute_batch("DROP TABLE report").unwrap();
+    let bus = file.host().await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    subscription.report("{}".into());
+    subscription.renew().await.unwrap();
+    assert_eq!(bus.status(&Topic::from("t"), "g").await.unwrap().reports.len(), 1);
+    let reports = || -> u64 { file.connect().query_row("SELECT count(*) FROM report", [], |row| row.get(0)).unwrap() };
+    assert_eq!(reports(), 1);
+    assert_eq!(consume(&subscription, 1).await, [0]);
+    subscription.close().await.unwrap();
+    assert_eq!(reports(), 0);
+}

@@ -109,7 +109,7 @@ pub trait Subscription: Send + Sync {
     /// First come retries that are due, then deliveries that were dropped here or left behind by hosts that died
     /// ([`Origin::Inherited`]; taken over once their lease has run out), then new messages in the order of each topic.
     /// Whatever is returned is *in hand*: leased to this consumer until settled or dropped. An empty list means the
-    /// wait is over.
+    /// wait is over. With `max` 0 a read under way is ended and nothing is taken: for a consumer that pauses.
     ///
     /// Cancel safe: a message that was read but not returned is found again, by this consumer within a lease.
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Fetched, Error>;
@@ -130,6 +130,10 @@ pub trait Subscription: Send + Sync {
     ///
     /// Returns false if the delivery is no longer this consumer's.
     async fn begin(&self, delivery: &Delivery) -> Result<bool, Error>;
+
+    /// What this consumer tells those who ask for the group's status: stored with the next [`Subscription::renew`], shown
+    /// in [`GroupStatus::reports`] while it is alive, and removed when it leaves.
+    fn report(&self, text: String);
 
     /// Renews the lease of everything in hand and returns what has been lost to others meanwhile.
     ///

@@ -18,7 +18,9 @@ mod documents;
 mod out;
 mod publish;
 mod run;
+mod socket;
 mod status;
+mod steer;
 
 /// Runs event handlers in WebAssembly sandboxes over a message bus.
 ///
@@ -42,6 +44,10 @@ enum Command {
     Check(check::Args),
     /// Show how far each handler is on each of its topics
     Status(status::Args),
+    /// Let handlers read and call nothing until they are resumed, on every host of this file on this machine
+    Pause(steer::Args),
+    /// Let handlers that are paused go on
+    Resume(steer::Args),
     /// List, show, send again or delete dead letters
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -102,6 +108,8 @@ impl Cli {
             Command::Publish(args) => publish::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Status(args) => status::run(args).await,
+            Command::Pause(args) => steer::run(args, steer::Wish::Pause).await,
+            Command::Resume(args) => steer::run(args, steer::Wish::Resume).await,
             Command::Dlq(command) => dlq::run(command).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Decode(args) => codec::decode(args),

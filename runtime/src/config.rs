@@ -19,6 +19,7 @@ mod environment;
 mod grants;
 mod handler;
 mod keys;
+mod outage;
 mod problem;
 mod section;
 mod tree;
@@ -26,6 +27,7 @@ mod units;
 
 pub use environment::Environment;
 pub use handler::{HandlerConfig, PayloadForm, Places};
+pub use outage::DeadLetterCap;
 pub use problem::{Place, Problem, Problems};
 pub use units::duration;
 
@@ -73,8 +75,22 @@ pub struct Host {
     pub consecutive_errors_limit: Option<u32>,
     /// Seeds the random numbers of handlers; made up at each start if there is none.
     pub secret: Option<sandbox::Secret>,
+    /// Where the running host listens for commands.
+    pub control: ControlSocket,
     /// What is logged and how.
     pub log: telemetry::Settings,
+}
+
+/// Where a running host listens for commands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ControlSocket {
+    /// In a directory of this user's, under a name made of the configuration's path and the process.
+    #[default]
+    Default,
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(PathBuf),
 }
 
 /// Room for every call in hand to finish at the default time limit, with retries to store, and within the time that
@@ -220,7 +236,7 @@ fn read(path: &Path, mut tree: Table, problems: &mut Collector) -> Config {
             node.as_string().filter(|name| handler::is_name(name)).map(str::to_owned)
         })
         .map_or_else(|| "sandbar".to_owned(), |found| found.value);
-    let host = host(&mut section);
+    let host = host(&mut section, directory);
     section.finish();
 
     let defaults = handler::Defaults { directory, consumer: &consumer, sqlite };
@@ -242,7 +258,7 @@ fn read(path: &Path, mut tree: Table, problems: &mut Collector) -> Config {
     }
 }
 
-fn host(section: &mut Section<'_>) -> Host {
+fn host(section: &mut Section<'_>, directory: &Path) -> Host {
     let threads = section.number("threads", 0, MOST_THREADS).unwrap_or(0);
     let limit = section.number("consecutive_errors_limit", 0, u64::from(u32::MAX)).unwrap_or(0);
     Host {
@@ -258,8 +274,20 @@ fn host(section: &mut Section<'_>) -> Host {
         consumers_enabled: section.boolean("consumers_enabled", true),
         consecutive_errors_limit: u32::try_from(limit).ok().filter(|limit| *limit > 0),
         secret: secret(section),
+        control: control(section, directory),
         log: log(section),
     }
+}
+
+fn control(section: &mut Section<'_>, directory: &Path) -> ControlSocket {
+    let takes = "the path of a socket, or false for none";
+    let read = |node: &tree::Node| match (node.as_boolean(), node.as_string()) {
+        (Some(true), _) => Some(ControlSocket::Default),
+        (Some(false), _) => Some(ControlSocket::Off),
+        (None, Some(path)) if !path.is_empty() => Some(ControlSocket::At(directory.join(path))),
+        _ => None,
+    };
+    section.get("control", takes, read).map(|found| found.value).unwrap_or_default()
 }
 
 /// Not by [`Section::get`], which shows the value that it refuses.

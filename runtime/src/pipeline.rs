@@ -1,7 +1,9 @@
 //! Joins the five steps: opens everything, runs one [`consumer`] per handler, drains.
 
 mod backoff;
+mod cap;
 mod consumer;
+mod control;
 mod idle;
 mod observe;
 mod services;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use control::{Control, Report, State, UnknownHandler};
 pub use observe::{Observer, Outcome, Quiet, Record, Tally};
 
 use backoff::Backoff;
@@ -23,6 +26,7 @@ use crate::config::{Config, HandlerConfig};
 use crate::decode::{self, Decoder};
 use crate::dispatch::Order;
 use crate::sandbox::{self, Sandbox, Workers};
+use crate::settle::Breaker;
 use crate::wire;
 
 /// When a run ends by itself.
@@ -115,7 +119,8 @@ struct Shared {
 }
 
 /// Runs all handlers until `shutdown` is ready (or, with [`Until::Idle`], there is nothing left to do), then drains:
-/// nothing new is read, calls that have started end and settle, everything else is given back.
+/// nothing new is read, calls that have started end and settle, everything else is given back. `control` sees and steers
+/// it meanwhile.
 ///
 /// # Errors
 ///
@@ -124,6 +129,7 @@ pub async fn run(
     config: &Config,
     until: Until,
     observer: Arc<dyn Observer>,
+    control: &Control,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Summary, Error> {
     let bus = bus::open(&config.bus).await?;
@@ -156,7 +162,9 @@ pub async fn run(
                     "the handler has joined its group"
                 );
                 let shared = Arc::clone(&shared);
-                consumers.push(consumer::Consumer::new(settings, handler, subscription, shared, stop.clone()));
+                let (breaker, steering) = (Breaker::new(settings.breaker), control.steering(&settings.name));
+                let gate = consumer::Gate::new(breaker, steering, cap::Cap::of(settings, &bus));
+                consumers.push(consumer::Consumer::new(settings, handler, subscription, shared, gate, stop.clone()));
                 continue;
             }
             Ok(None) => None,

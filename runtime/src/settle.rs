@@ -4,6 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::event::{Cause, Effects, RetryEntry, Settlement, Verdict, code};
 
+mod breaker;
+
+pub use breaker::{Admission, Breaker, EventKey, Settings as BreakerSettings};
+
 /// How often and how soon a handler's failures are tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {

@@ -103,6 +103,8 @@ impl Bench {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).env_clear().current_dir(self.dir.path());
+        // Control sockets are in the folder too, so that tests do not find each other's hosts.
+        command.env("XDG_RUNTIME_DIR", self.dir.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

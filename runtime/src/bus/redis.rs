@@ -20,6 +20,7 @@ use super::{Bus, DeadLetter, Error, Group, GroupStatus, Guarantees, Requeue, Set
 use crate::event::{KeyList, Outgoing, Position, Topic, Versioned, unix_millis};
 
 mod admin;
+mod ages;
 mod errors;
 mod fetch;
 mod flight;

@@ -83,3 +83,16 @@ pub(super) fn clean(text: &str) -> String {
     }
     clean
 }
+
+/// Begins a new picture of something that is shown again and again: on an empty screen if stdout is a terminal, after an
+/// empty line if not.
+pub(super) fn picture(first: bool) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    if stdout.is_terminal() {
+        // Home, then erase what is below.
+        stdout.write_all(b"\x1b[H\x1b[J")?;
+    } else if !first {
+        stdout.write_all(b"\n")?;
+    }
+    stdout.flush()
+}

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, sleep};
 
 use super::backoff::Backoff;
 use super::observe::{Outcome, Tally};
@@ -24,6 +24,9 @@ use crate::sandbox::{Finished, Handler, Job};
 
 mod admitting;
 mod calling;
+mod gate;
+#[cfg(test)]
+mod gated;
 #[cfg(test)]
 mod running;
 #[cfg(test)]
@@ -31,6 +34,8 @@ mod scripted;
 mod settling;
 #[cfg(test)]
 mod tests;
+
+pub(super) use gate::Gate;
 
 /// Events handed to the worker threads together at most: a hand-off costs more than a call, but the other workers must
 /// get their share of one read.
@@ -42,6 +47,9 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// How often a lease is renewed while it runs: two renewals may fail before it is over.
 const RENEWALS_PER_LEASE: u32 = 3;
 
+/// How soon the bus is told, with a renewal, that a handler's state has changed.
+const TOLD_WITHIN: Duration = Duration::from_millis(200);
+
 /// A handler's loop and all its state.
 pub(super) struct Consumer {
     settings: HandlerConfig,
@@ -50,6 +58,7 @@ pub(super) struct Consumer {
     shared: Arc<Shared>,
     stop: mpsc::Sender<Stopped>,
     busy: Arc<AtomicBool>,
+    gate: Gate,
     done: mpsc::UnboundedSender<Vec<Finished<Ticket>>>,
     finished: mpsc::UnboundedReceiver<Vec<Finished<Ticket>>>,
 
@@ -89,6 +98,8 @@ pub(super) struct Ticket {
     turn: u64,
     /// Its start was recorded on the bus, and the next one of its kind waits for it.
     recorded: bool,
+    /// What becomes of it tells whether an outage is over.
+    probe: bool,
 }
 
 /// A ticket whose settlement is decided.
@@ -116,6 +127,7 @@ struct Meta {
     lane: Option<Lane>,
     turn: u64,
     recorded: bool,
+    probe: bool,
     message: Message,
     event: Option<Event>,
     outcome: Outcome,
@@ -129,8 +141,10 @@ impl Consumer {
         handler: Arc<Handler>,
         subscription: Arc<dyn Subscription>,
         shared: Arc<Shared>,
+        gate: Gate,
         stop: mpsc::Sender<Stopped>,
     ) -> Self {
+        gate.steering.show_module(handler.module().digest());
         let (done, finished) = mpsc::unbounded_channel();
         Self {
             settings: settings.clone(),
@@ -139,6 +153,7 @@ impl Consumer {
             shared,
             stop,
             busy: Arc::new(AtomicBool::new(true)),
+            gate,
             done,
             finished,
             in_hand: 0,
@@ -166,22 +181,40 @@ impl Consumer {
     /// Runs until `drain` turns true and everything in hand is settled or given back.
     pub(super) async fn run(mut self, mut drain: watch::Receiver<bool>) -> Tally {
         let renewal = self.settings.group.lease / RENEWALS_PER_LEASE;
-        let mut renew_at = interval_at(Instant::now() + renewal, renewal);
-        renew_at.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first one soon: it tells the bus what runs here.
+        let mut renew_at = Box::pin(sleep(renewal.min(TOLD_WITHIN)));
+        let mut paused = self.gate.paused.clone();
         let mut fetch: Option<Step<Result<Fetched, bus::Error>>> = None;
         let mut flush: Option<Step<Flushed>> = None;
         let mut renew: Option<Step<Result<Vec<DeliveryId>, bus::Error>>> = None;
         let mut begin: Option<Step<Begun>> = None;
         let mut rest: Option<Step<()>> = None;
         let mut resend: Option<Step<()>> = None;
+        let mut pause_over: Option<Step<()>> = None;
+        let mut look = self.look_at_cap(true);
+        let mut looking = Backoff::new("count dead letters");
         // One for each kind of request: that the bus takes one says nothing of the others.
         let (mut reading, mut settling) = (Backoff::new("read"), Backoff::new("settle"));
         let (mut beginning, mut renewing) = (Backoff::new("record an attempt"), Backoff::new("renew"));
 
         loop {
-            if self.park() {
+            let (parked, turned) = (self.park(), self.turn_gate());
+            if parked || turned {
                 // What is read changes. A read may be given up at any time.
                 fetch = None;
+                pause_over = None;
+            }
+            if pause_over.is_none() {
+                pause_over = self.pause_over();
+            }
+            if look.is_none() {
+                look = self.look_at_cap(false);
+            }
+            if self.show() {
+                let soon = Instant::now() + TOLD_WITHIN;
+                if renew_at.deadline() > soon {
+                    renew_at.as_mut().reset(soon);
+                }
             }
             if fetch.is_none() && !self.draining {
                 fetch = self.fetch(&reading);
@@ -192,10 +225,10 @@ impl Consumer {
             if resend.is_none() && !self.stuck.is_empty() {
                 resend = Some(Box::pin(sleep(settling.pause())));
             }
-            if begin.is_none() && !self.inheriting {
+            if begin.is_none() && !self.inheriting && self.can_call() {
                 begin = self.begin(&beginning);
             }
-            if rest.is_none() && !self.again.is_empty() {
+            if rest.is_none() && !self.again.is_empty() && self.can_call() {
                 rest = Some(Box::pin(sleep(AGAIN)));
             }
             self.busy.store(self.is_busy(), Ordering::Release);
@@ -228,11 +261,20 @@ impl Consumer {
                     Ok(lost) => { renewing.over(&self.tally.handler); self.lost.extend(lost); }
                     Err(error) => renewing.more(&self.tally.handler, &error),
                 },
-                _ = renew_at.tick(), if renew.is_none() => {
+                () = renew_at.as_mut(), if renew.is_none() => {
+                    renew_at.as_mut().reset(Instant::now() + renewal);
+                    if look.is_none() {
+                        look = self.look_at_cap(true);
+                    }
                     let subscription = Arc::clone(&self.subscription);
+                    subscription.report(self.report());
                     renew = Some(Box::pin(async move { subscription.renew().await }));
                 }
                 () = ready(&mut rest) => self.offer_again(),
+                () = ready(&mut pause_over) => {}
+                found = ready(&mut look) => self.looked_at_cap(found, &mut looking),
+                // Without anybody to resume it, it stays as it is.
+                Ok(()) = paused.changed() => {}
                 changed = drain.changed(), if !self.draining => {
                     // A host that is gone without a word drains too.
                     if changed.is_err() || *drain.borrow() {
@@ -263,7 +305,10 @@ impl Consumer {
 
     /// The next read, unless enough is in hand. Reading waits until a quarter of the permits is free: under load the
     /// batches stay large, and without load nothing is ever waited for.
-    fn fetch(&self, trouble: &Backoff) -> Option<Step<Result<Fetched, bus::Error>>> {
+    fn fetch(&mut self, trouble: &Backoff) -> Option<Step<Result<Fetched, bus::Error>>> {
+        if self.gate.flow != gate::Flow::All {
+            return self.fetch_little(trouble);
+        }
         let free = self.settings.in_flight.saturating_sub(self.in_hand);
         if free < self.settings.in_flight.div_ceil(4) {
             return None;

@@ -55,13 +55,14 @@ impl Shared {
         }
         let mut commands = Pipeline::new();
         commands.cmd("ZCARD").arg(&keys.due).cmd("XLEN").arg(&keys.dead).cmd("GET").arg(&keys.lost);
+        let oldest_dead_letter = self.first_dead_letter(&keys).await?;
         let mut counts = Vec::with_capacity(3);
         for answer in self.link.send(commands).await? {
             counts.push(parse::count(&answer.map_err(|error| errors::answered(self.link.target(), &error))?));
         }
         let [retrying, dead_letters, lost] =
             <[u64; 3]>::try_from(counts).map_err(|_| errors::unexpected("a pipeline"))?;
-        let stores = GroupStatus { retrying, dead_letters, lost, ..GroupStatus::default() };
+        let stores = GroupStatus { retrying, dead_letters, lost, oldest_dead_letter, ..GroupStatus::default() };
         let Some(info) = self.info(&keys, group).await? else { return Ok(stores) };
         let extent = self.extent(&keys).await?;
         let lag = match (extent.unread(&info), info.lag) {
@@ -72,7 +73,10 @@ impl Shared {
         };
         let lost = stores.lost + extent.unread_and_gone(&info);
         let consumers = self.consumers(&keys, group).await?.alive;
-        Ok(GroupStatus { exists: true, lag, pending: info.pending, lost, consumers, ..stores })
+        let oldest = self.oldest(&keys, group, &info.delivered).await?;
+        let reports = self.reports(&keys, &consumers).await?;
+        let pending = info.pending;
+        Ok(GroupStatus { exists: true, lag, pending, lost, oldest, consumers, reports, ..stores })
     }
 
     async fn info(&self, keys: &Keys, group: &str) -> Result<Option<Info>, Error> {

@@ -105,6 +105,14 @@ impl Member {
                 return Ok(Fetched::Deliveries(Vec::new()));
             }
             self.recover(reading).await?;
+            if max == 0 {
+                self.ground(reading).await;
+            }
+            if max == 0 && self.group.exclusive && !reading.active {
+                // Who pauses takes no turn.
+                self.pause(deadline).await;
+                return Ok(Fetched::StandBy);
+            }
             if self.group.exclusive && !reading.active {
                 return self.await_turn(reading, deadline).await;
             }

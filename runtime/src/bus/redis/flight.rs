@@ -72,14 +72,30 @@ impl Member {
     /// Ends a read under way, so that nothing is taken after this consumer has left.
     pub(super) async fn stop_reading(&self) {
         let mut reading = self.reading.lock().await;
+        self.ground(&mut reading).await;
+        reading.connection = None;
+    }
+
+    /// Ends a read under way. What it has taken is put in line.
+    pub(super) async fn ground(&self, reading: &mut Reading) {
+        // Should the caller give up meanwhile, what was read is looked for.
+        let adopt_at = std::mem::replace(&mut reading.adopt_at, Instant::now());
         if let (Some(blocking), Some(flight)) = (reading.connection.clone(), reading.flight.take()) {
             let mut unblock = redis::cmd("CLIENT");
             unblock.arg("UNBLOCK").arg(blocking.id);
             let (_, landed) = tokio::join!(self.shared.link.one(unblock), flight);
-            if let (Ok(Ok(found)), false) = (landed, self.group.exclusive) {
-                let _ = self.take_new(found);
+            match landed {
+                Ok(Ok(found)) if !self.group.exclusive => {
+                    let _ = self.take_new(found);
+                }
+                Ok(Ok(_)) => {}
+                // What it took is looked for.
+                Ok(Err(_)) | Err(_) => {
+                    reading.connection = None;
+                    return reading.suspect();
+                }
             }
         }
-        reading.connection = None;
+        reading.adopt_at = adopt_at;
     }
 }

@@ -75,7 +75,7 @@ impl Member {
             reading.next_sweep = now + self.group.lease;
             let silent = (self.group.lease * SILENT_LEASES).max(SILENT_MIN);
             for keys in &self.topics {
-                let mut sweep = scripts::SWEEP.call(&[&keys.stream, &keys.hosts]);
+                let mut sweep = scripts::SWEEP.call(&[&keys.stream, &keys.hosts, &keys.reports]);
                 sweep.arg(&self.group.name).arg(millis(silent));
                 commands.add_command(sweep);
                 asked.push(Asked::Sweep);

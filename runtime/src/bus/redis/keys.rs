@@ -24,6 +24,8 @@ pub(super) struct Keys {
     pub(super) hosts: String,
     /// Counter: messages that were trimmed before the group had handled them.
     pub(super) lost: String,
+    /// Hash: what our consumers tell of themselves, by name. Of a group's first topic only.
+    pub(super) reports: String,
     /// String with a lease: the active consumer of an exclusive group.
     pub(super) reader: String,
 }
@@ -43,6 +45,7 @@ impl Keys {
             mark: key("mark"),
             hosts: key("hosts"),
             lost: key("lost"),
+            reports: key("reports"),
             reader: key("reader"),
             stream,
         }

@@ -1,5 +1,5 @@
 -- Gives back what one consumer has in hand on one topic, and removes the consumer if nothing is left to its name.
--- KEYS: stream retry due hosts reader
+-- KEYS: stream retry due hosts reader reports
 -- ARGV: group consumer exclusive given_back, then id token for each in hand
 local stream, retry, due, hosts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer = ARGV[1], ARGV[2]
@@ -33,6 +33,7 @@ if ARGV[3] == '1' and redis.call('GET', KEYS[5]) == consumer then
 end
 -- Long ago: whoever finds it with nothing pending removes it.
 redis.call('ZADD', hosts, 0, consumer)
+redis.call('HDEL', KEYS[6], consumer)
 if not kept then
   redis.pcall('XGROUP', 'DELCONSUMER', stream, group, consumer)
   redis.call('ZREM', hosts, consumer)

@@ -36,6 +36,8 @@ pub(super) struct Member {
     next_due: Mutex<Option<Instant>>,
     /// Lost without anybody having been told.
     pub(super) lost: Mutex<Vec<DeliveryId>>,
+    /// What it tells of itself.
+    pub(super) report: Mutex<String>,
     /// A group was found missing.
     pub(super) gone: AtomicBool,
     /// The group was made anew once, so that the same entry may be read twice.
@@ -90,6 +92,7 @@ impl Member {
             reading: tokio::sync::Mutex::new(reading),
             next_due: Mutex::default(),
             lost: Mutex::default(),
+            report: Mutex::default(),
             gone: AtomicBool::new(false),
             remade: AtomicBool::new(false),
             delivered: Mutex::new(delivered),
@@ -203,7 +206,7 @@ impl Member {
         let _ = self.renew_all().await;
         let mut commands = Pipeline::new();
         for (keys, all) in self.topics.iter().zip(self.everything()) {
-            let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, self.reader()];
+            let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, self.reader(), &keys.reports];
             let mut leave = scripts::LEAVE.call(&named);
             leave.arg(&self.group.name).arg(&self.consumer).arg(self.exclusive()).arg(GIVEN_BACK);
             for (_, held) in all.iter().filter(|(_, held)| held.stored) {
@@ -262,6 +265,10 @@ impl Subscription for Member {
             }
             None => Err(self.misused(answer)),
         }
+    }
+
+    fn report(&self, text: String) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }
 
     async fn renew(&self) -> Result<Vec<DeliveryId>, Error> {

@@ -1,6 +1,7 @@
 -- Renews what is in hand on one topic, shows a sign of life, and notes where the group would have to start again.
--- KEYS: stream retry due hosts mark reader lost
--- ARGV: group consumer lease_ms exclusive pending retries life_ms, then the ids pending, then id token for each retry
+-- KEYS: stream retry due hosts mark reader lost reports
+-- ARGV: group consumer lease_ms exclusive pending retries life_ms, then the ids pending, then id token for each retry,
+-- then what the consumer tells of itself (nothing: the same as before)
 -- Returns lost ids, trimmed ids, the group's last-delivered-id, how many unread messages are found to be gone, and 1 if
 -- there may be more of those.
 local stream, retry, due = KEYS[1], KEYS[2], KEYS[3]
@@ -11,6 +12,10 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- See begin.lua: signs of life pass even when Redis is out of memory.
 redis.call('ZREM', KEYS[4], '')
 redis.call('ZADD', KEYS[4], string.format('%.0f', now + tonumber(ARGV[7])), consumer)
+local report = ARGV[8 + pending + 2 * retries]
+if report and report ~= '' then
+  redis.call('HSET', KEYS[8], consumer, report)
+end
 if ARGV[4] == '1' and redis.call('GET', KEYS[6]) == consumer then
   redis.call('PEXPIRE', KEYS[6], lease)
 end

@@ -27,7 +27,13 @@ impl Member {
             let mut rest: &[Named] = all;
             loop {
                 let (chunk, tail) = rest.split_at(rest.len().min(CHUNK));
-                commands.add_command(self.renewal(topic, chunk));
+                let first = topic == 0 && chunk.len() + tail.len() == all.len();
+                let report = if first {
+                    self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
+                } else {
+                    String::new()
+                };
+                commands.add_command(self.renewal(topic, chunk, &report));
                 asked.push((topic, chunk.iter().collect()));
                 rest = tail;
                 if rest.is_empty() {
@@ -67,9 +73,10 @@ impl Member {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
     }
 
-    fn renewal(&self, topic: usize, chunk: &[Named]) -> redis::Cmd {
+    fn renewal(&self, topic: usize, chunk: &[Named], report: &str) -> redis::Cmd {
         let keys = &self.topics[topic];
-        let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, self.reader(), &keys.lost];
+        let (stream, mark) = (&*keys.stream, &*keys.mark);
+        let named = [stream, &keys.retry, &keys.due, &keys.hosts, mark, self.reader(), &keys.lost, &keys.reports];
         let mut renew = scripts::RENEW.call(&named);
         let pending = chunk.iter().filter(|(_, held)| !held.stored);
         let stored = chunk.iter().filter(|(_, held)| held.stored);
@@ -81,6 +88,7 @@ impl Member {
         for (_, held) in stored {
             renew.arg(held.message.position.as_str()).arg(self.token(held.token));
         }
+        renew.arg(report);
         renew
     }
 

@@ -54,6 +54,14 @@ pub(super) fn sweep(db: &Connection) -> Result<(), Fault> {
         [topics::now()],
     )?;
     db.execute("DELETE FROM member WHERE consumer NOT IN (SELECT id FROM consumer)", [])?;
+    db.execute("DELETE FROM report WHERE consumer NOT IN (SELECT id FROM consumer)", [])?;
+    Ok(())
+}
+
+/// Stores what a consumer tells of itself.
+pub(super) fn report(db: &Connection, consumer: i64, text: &str) -> Result<(), Fault> {
+    db.prepare_cached("INSERT OR REPLACE INTO report (consumer, text) VALUES (?1, ?2)")?
+        .execute(params![consumer, text])?;
     Ok(())
 }
 
@@ -101,6 +109,7 @@ pub(super) fn release(db: &Connection, consumer: i64) -> Result<(), Fault> {
         "UPDATE retry SET consumer = NULL WHERE consumer = ?1",
         "UPDATE reader SET holder = NULL WHERE holder = ?1",
         "DELETE FROM member WHERE consumer = ?1",
+        "DELETE FROM report WHERE consumer = ?1",
         "DELETE FROM consumer WHERE id = ?1",
     ] {
         db.prepare_cached(sql)?.execute([consumer])?;

@@ -77,6 +77,8 @@ pub(super) struct State {
     /// Which topic is asked first.
     pub(super) rotation: usize,
     pub(super) closed: bool,
+    /// What the consumer tells of itself.
+    pub(super) report: String,
 }
 
 /// What a consumer knows of its own lease, in milliseconds since the epoch.

@@ -73,6 +73,9 @@ const TABLES: &str = "
     CREATE TABLE key_space (space TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
+/// Added to files that were made before it was known; hosts that do not know it leave it alone.
+const REPORTS: &str = "CREATE TABLE IF NOT EXISTS report (consumer INTEGER PRIMARY KEY, text TEXT NOT NULL);";
+
 /// What an existing file turned out to be.
 #[derive(PartialEq, Eq)]
 enum Found {
@@ -124,6 +127,12 @@ fn try_connect(path: &Path) -> Result<Connection, Fault> {
             transaction.pragma_update(None, "user_version", VERSION)?;
         }
         transaction.commit()?;
+    }
+    // Asked first: a statement that would change the file waits for whoever writes.
+    let known: bool =
+        db.query_row("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = 'report')", [], |row| row.get(0))?;
+    if !known {
+        db.execute_batch(REPORTS)?;
     }
     Ok(db)
 }

@@ -165,6 +165,10 @@ impl Subscription for Consumer {
         begun.map_err(|fault| fault.error(self.store.path()))
     }
 
+    fn report(&self, text: String) {
+        self.member.state().report = text;
+    }
+
     async fn renew(&self) -> Result<Vec<DeliveryId>, Error> {
         let (member, renewed) = (Arc::clone(&self.member), Arc::clone(&self.member));
         let run = move |db: &Connection| {
@@ -172,6 +176,10 @@ impl Subscription for Consumer {
                 return Ok(None);
             }
             let lease = lease::extend(db, &member)?;
+            let report = member.state().report.clone();
+            if !report.is_empty() {
+                lease::report(db, member.consumer, &report)?;
+            }
             Ok(Some((lease, lease::owned(db, &member)?)))
         };
         let finish = move |outcome: Result<_, Fault>| {

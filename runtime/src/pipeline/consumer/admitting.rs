@@ -43,8 +43,14 @@ impl Consumer {
     /// others that were inherited, or straight to its settlement.
     fn admit(&mut self, delivery: Delivery) -> Option<Job<Ticket>> {
         self.in_hand += 1;
-        let mut ticket =
-            Ticket { attempt: delivery.attempts + 1, delivery, lane: None, turn: self.turn, recorded: false };
+        let mut ticket = Ticket {
+            attempt: delivery.attempts + 1,
+            delivery,
+            lane: None,
+            turn: self.turn,
+            recorded: false,
+            probe: false,
+        };
         let message = &ticket.delivery.message;
         let envelope = match self.shared.profile.read(message) {
             Ok(envelope) => envelope,

@@ -241,7 +241,10 @@ impl Subscription for Scripted {
         "scripted"
     }
 
-    async fn fetch(&self, _max: usize, wait: Duration) -> Result<Fetched, bus::Error> {
+    async fn fetch(&self, max: usize, wait: Duration) -> Result<Fetched, bus::Error> {
+        if max == 0 {
+            return Ok(Fetched::Deliveries(Vec::new()));
+        }
         self.wait(wait, true).await
     }
 
@@ -268,6 +271,8 @@ impl Subscription for Scripted {
         }
         Ok(began && number.is_some())
     }
+
+    fn report(&self, _text: String) {}
 
     async fn renew(&self) -> Result<Vec<DeliveryId>, bus::Error> {
         let mut state = self.lock();

@@ -42,6 +42,7 @@ impl Consumer {
                 lane: ticket.lane,
                 turn: ticket.turn,
                 recorded: ticket.recorded,
+                probe: ticket.probe,
                 message: ticket.delivery.message.clone(),
                 event,
                 outcome,
@@ -76,7 +77,8 @@ impl Consumer {
             Settled::Committed => self.ended(meta),
             Settled::Lost => self.ended(Meta { outcome: Outcome::Lost, ..meta }),
             Settled::Conflict(delivery) => {
-                let (ticket, event, _) = meta.with(delivery);
+                let (mut ticket, event, _) = meta.with(delivery);
+                self.void_probe(&mut ticket);
                 // Only a call reads keys, so there is an event.
                 match event {
                     Some(event) if !self.draining => {
@@ -86,12 +88,14 @@ impl Consumer {
                 }
             }
             Settled::Refused(delivery, reason) => {
-                let (ticket, event, outcome) = meta.with(delivery);
+                let (mut ticket, event, outcome) = meta.with(delivery);
                 let refusal = reason.clone();
                 let verdict = Verdict::Retry { code: code::EFFECTS_REFUSED.to_owned(), reason, after: None };
-                let attempt = self.attempt(ticket.attempt);
-                let settlement = settle::decide(verdict, Effects::default(), &attempt, &self.settings.policy);
                 let had_effects = matches!(outcome, Outcome::Acked { .. });
+                if had_effects {
+                    self.call_failed(&mut ticket);
+                }
+                let settlement = self.decide(verdict, Effects::default(), ticket.attempt);
                 let decided = decided(ticket, event, settlement);
                 if had_effects {
                     self.unsettled.push(decided);
@@ -122,6 +126,12 @@ impl Consumer {
         self.forget(meta.id);
         self.inheriting &= !meta.recorded;
         self.tally.count(&meta.outcome);
+        self.count_settled(matches!(meta.outcome, Outcome::Dead { .. }));
+        match meta.outcome {
+            Outcome::Acked { .. } => self.call_succeeded(meta.probe),
+            _ if meta.probe => self.gate.breaker.probe_is_void(),
+            _ => {}
+        }
         self.tell(&meta);
         match &meta.outcome {
             outcome if outcome.is_failure() => self.failed(),
@@ -149,7 +159,8 @@ impl Consumer {
     }
 
     /// A delivery goes back to the bus unsettled: its receipt is dropped here.
-    pub(super) fn given_back(&mut self, ticket: Ticket) {
+    pub(super) fn given_back(&mut self, mut ticket: Ticket) {
+        self.void_probe(&mut ticket);
         self.in_hand -= 1;
         self.inheriting &= !ticket.recorded;
         self.forget(ticket.delivery.id());
@@ -239,7 +250,7 @@ fn decided(ticket: Ticket, event: Option<Event>, settlement: Settlement) -> Unse
 impl Meta {
     /// The ticket again, from a delivery that the bus gave back.
     fn with(self, delivery: Delivery) -> (Ticket, Option<Event>, Outcome) {
-        let Self { attempt, lane, turn, recorded, event, outcome, .. } = self;
-        (Ticket { delivery, attempt, lane, turn, recorded }, event, outcome)
+        let Self { attempt, lane, turn, recorded, probe, event, outcome, .. } = self;
+        (Ticket { delivery, attempt, lane, turn, recorded, probe }, event, outcome)
     }
 }

@@ -200,6 +200,8 @@ proptest! {
         order in 0_usize..3,
         in_flight in 1_usize..6,
         drain_after in 0_u64..120,
+        breaker in 0_usize..3,
+        pauses in proptest::collection::vec(0_u64..30, 0..5),
     ) {
         let kinds: Vec<&str> = kinds.into_iter().map(|kind| ["ok", "retry", "reject", "other", ""][kind]).collect();
         let mut reads = Vec::new();
@@ -219,10 +221,16 @@ proptest! {
         (0..kinds.len()).zip(scripts).for_each(|(n, script)| bus.answer(n, script));
         bus.begins(begins);
         let order = ["", "order = \"topic\"", "order = \"key\"\nkey = \"/key\""][order];
-        let settings = format!("{order}\nin_flight = {in_flight}\nparked_max = 4\nmax_attempts = 2\ntypes = [\"ok\", \"re*\"]");
+        let breaker = ["breaker = false", "[handler.breaker]\nfailures = 1\npause_first = \"5ms\"\npause_max = \"20ms\"",
+            "[handler.breaker]\nfailures = 3\npause_first = \"1ms\""][breaker];
+        let settings = format!("{order}\nin_flight = {in_flight}\nparked_max = 4\nmax_attempts = 2\ntypes = [\"ok\", \"re*\"]\n{breaker}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let running = Running::start(&bus, &settings);
+            for (n, pause) in pauses.into_iter().enumerate() {
+                sleep(Duration::from_millis(pause)).await;
+                if n % 2 == 0 { running.control.pause(None).unwrap() } else { running.control.resume(None).unwrap() }
+            }
             sleep(Duration::from_millis(drain_after)).await;
             running.drain().await;
         });
