@@ -15,7 +15,6 @@ use crate::support::{BOUND, bounded};
 pub(crate) mod cancelling;
 pub(crate) mod dead_letters;
 pub(crate) mod effects;
-pub(crate) mod exclusive;
 pub(crate) mod leases;
 pub(crate) mod reading;
 pub(crate) mod retries;
@@ -72,9 +71,6 @@ macro_rules! conformance {
                     published_effects_end_a_wait;
                 starting: with_what_is_new, at_the_beginning, after_a_position, at_a_time, the_start_is_used_once,
                     a_group_goes_on_where_it_was;
-                exclusive: one_is_active, the_next_one_takes_over_in_order, a_frozen_one_stands_by,
-                    closing_hands_the_turn_over,
-                    one_that_only_wants_what_is_due_learns_that_its_turn_is_over, retries_are_listed_when_it_becomes_active;
                 cancelling: a_dropped_fetch_loses_nothing, a_dropped_settle_leaves_nothing_in_limbo;
             }
         }
@@ -109,7 +105,7 @@ pub(crate) fn group(name: &str, topics: &[&str], lease: Duration) -> Group {
         start: Start::Beginning,
         lease,
         consumer: "test".into(),
-        exclusive: false,
+        order: None,
         join_foreign: false,
     }
 }
@@ -206,7 +202,7 @@ pub(crate) fn ack() -> Settlement {
 /// A retry that is due in `after`.
 pub(crate) fn retry(attempts: u32, after: Duration) -> Settlement {
     let due = std::time::SystemTime::now() + after;
-    Settlement::Retry(RetryEntry { attempts, due, code: "retry".into(), reason: "not now".into() })
+    Settlement::Retry(RetryEntry { attempts, due, code: "retry".into(), reason: "not now".into(), lane: None })
 }
 
 /// The host dies with what it has in hand: nothing is given back, nothing is closed.

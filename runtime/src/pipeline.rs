@@ -248,7 +248,7 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
     let mut prepared = Vec::new();
     for handler in &config.handlers {
         let name = &handler.spec.name;
-        if handler.order != Order::None && !bus.guarantees().exclusive_groups {
+        if handler.order != Order::None && !bus.guarantees().ordered_groups {
             return Err(Error::Order(name.clone()));
         }
         let path = &handler.module;

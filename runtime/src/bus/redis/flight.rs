@@ -76,7 +76,7 @@ impl Member {
             let mut unblock = redis::cmd("CLIENT");
             unblock.arg("UNBLOCK").arg(blocking.id);
             let (_, landed) = tokio::join!(self.shared.link.one(unblock), flight);
-            if let (Ok(Ok(found)), false) = (landed, self.group.exclusive) {
+            if let (Ok(Ok(found)), false) = (landed, self.group.order.is_some()) {
                 let _ = self.take_new(found);
             }
         }

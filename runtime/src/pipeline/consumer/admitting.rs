@@ -23,7 +23,7 @@ impl Consumer {
                     }
                 }
             }
-            Fetched::StandBy => self.new_turn(),
+            Fetched::StandBy | Fetched::Turnover(_) => self.new_turn(),
         }
     }
 

@@ -143,6 +143,7 @@ impl Consumer {
             due: SystemTime::now(),
             code: String::new(),
             reason: "given back before its call".to_owned(),
+            lane: None,
         };
         let (settlement, outcome) = (Settlement::Retry(entry), Outcome::GivenBack);
         self.unsettled.push(Unsettled { ticket, event: None, settlement, outcome });
