@@ -74,8 +74,8 @@ fn the_sample_loads_and_its_defaults_are_the_defaults() {
     let [terse, full] = sample.handlers.as_slice() else { panic!("two handlers") };
     assert_eq!(full.group.name, full.name);
     assert_eq!(
-        (full.group.start.clone(), full.group.lease, full.group.consumer.as_str(), full.group.exclusive),
-        (terse.group.start.clone(), terse.group.lease, terse.group.consumer.as_str(), terse.group.exclusive)
+        (full.group.start.clone(), full.group.lease, full.group.consumer.as_str(), full.order),
+        (terse.group.start.clone(), terse.group.lease, terse.group.consumer.as_str(), terse.order)
     );
     assert_eq!((full.order, full.policy, full.payload), (terse.order, terse.policy, terse.payload));
     assert_eq!((full.in_flight, full.parked_max), (terse.in_flight, terse.parked_max));
@@ -182,7 +182,7 @@ payload = "raw"
     assert_eq!(xapi.group.name, "statements");
     assert_eq!(xapi.group.topics.iter().map(|topic| &**topic).collect::<Vec<_>>(), ["course-enrollment", "grades"]);
     assert_eq!(xapi.group.start, Start::After("1526919030474-55".into()));
-    assert_eq!((xapi.group.consumer.as_str(), xapi.group.exclusive), ("blue", true));
+    assert_eq!((xapi.group.consumer.as_str(), xapi.order), ("blue", Order::Key));
     assert_eq!(xapi.group.lease, Duration::from_secs(45));
     assert!(xapi.filter.matches("org.openedx.learning.course.enrollment.created.v1"));
     assert!(!xapi.filter.matches("org.openedx.enterprise.subsidy.redeemed.v1"));

@@ -141,7 +141,7 @@ async fn receive(url: &str, topics: &HashSet<&str>, count: usize) -> Vec<Message
         start: Start::Beginning,
         lease: Duration::from_secs(30),
         consumer: "interop".to_owned(),
-        exclusive: false,
+        order: None,
         join_foreign: false,
     };
     let subscription = bounded("subscribe", bus.subscribe(&group)).await.unwrap();

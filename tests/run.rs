@@ -13,6 +13,7 @@ use crate::support::redis::Server;
 
 mod cap;
 mod death;
+mod divided;
 mod ending;
 mod input;
 mod order;

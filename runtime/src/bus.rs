@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::event::{KeyList, Message, Outgoing, Position, Settlement, Topic, Versioned};
+use crate::event::{KeyList, Lane, Message, Outgoing, Position, Settlement, Topic, Versioned};
 
 mod error;
 mod first;
@@ -111,6 +111,8 @@ pub trait Subscription: Send + Sync {
     /// Whatever is returned is *in hand*: leased to this consumer until settled or dropped. An empty list means the
     /// wait is over. With `max` 0 a read under way is ended and nothing is taken: for a consumer that pauses.
     ///
+    /// A group with order adds [`Fetched::Turnover`]; of what a slice holds, n+1 is never handed out before n.
+    ///
     /// Cancel safe: a message that was read but not returned is found again, by this consumer within a lease.
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Fetched, Error>;
 
@@ -121,7 +123,7 @@ pub trait Subscription: Send + Sync {
     /// Settles a batch of deliveries and answers for each, in the order given.
     ///
     /// Each settlement is one transaction of its own and each checks first that the delivery is still this
-    /// consumer's; only an acknowledgement without effects may skip the check. They are sent together. A delivery
+    /// consumer's; only an acknowledgement without effects in a group without order may skip the check. They are sent together. A delivery
     /// whose settlement failed comes back in the answer.
     async fn settle(&self, batch: Vec<(Delivery, Settlement)>) -> Vec<Settled>;
 
@@ -158,8 +160,8 @@ pub struct Group {
     pub lease: Duration,
     /// Prefix of the consumer's name.
     pub consumer: String,
-    /// One consumer at a time is active, by lease; the others stand by. For handlers that need order.
-    pub exclusive: bool,
+    /// Names the lane of a message, for a group that keeps order: see [`Fetched::Turnover`].
+    pub order: Option<LaneOf>,
     /// Join although consumers that are not Sandbar's are alive in the group.
     pub join_foreign: bool,
 }
@@ -182,16 +184,64 @@ pub enum Start {
 pub enum Fetched {
     /// Deliveries to run, or none.
     Deliveries(Vec<Delivery>),
-    /// Exclusive groups only: this consumer has just become the active one. Whatever it still holds of an earlier
-    /// turn is lost. `retrying` lists the messages that wait for a retry, in no order: they were published before
-    /// anything that follows.
+    /// Groups with [order](Group::order) only: slices have changed hands.
+    Turnover(Turnover),
+    /// To be replaced by `Turnover`.
     Active {
         /// Messages in the retry store.
         retrying: Vec<Message>,
     },
-    /// Exclusive groups only: another consumer is active, or this one has just lost its turn.
+    /// To be replaced by `Turnover`.
     StandBy,
 }
+
+/// Which slices of which topics a consumer gets and loses.
+///
+/// In a group with order each topic is divided into [`SLICES`](crate::event::SLICES) slices by the lanes of its messages, and each slice has
+/// one consumer at a time, by lease. It gets all messages of its slices that are not settled, in the order of the
+/// topic; who loses a slice changes nothing of it any more. With one consumer all slices are its own; when others come
+/// they get their share, and when one dies its slices go to the others within a lease.
+///
+/// A backend reads for the whole group by one consumer at a time, which names the lane of each message and hands it to
+/// whoever has the slice: so `fetch` is to be called even with a `max` of 0, and a consumer that has not called it for a
+/// lease and has nothing in hand is no longer reckoned with until it does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turnover {
+    /// No longer this consumer's. Whatever it still holds of them is lost.
+    pub lost: Vec<Slice>,
+    /// This consumer's from now on: no delivery of theirs has come before.
+    pub gained: Vec<Slice>,
+    /// Messages of what is gained that wait for a retry, in no order: each holds up its lane until it comes. One that
+    /// is due at once may be missing: it comes before all others of its slice.
+    pub waiting: Vec<Waiting>,
+    /// Others are to have these. Drop what has not started; they are lost once nothing of them is in hand any more.
+    pub wanted: Vec<Slice>,
+}
+
+/// One slice of one topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Slice {
+    /// The topic, without prefix.
+    pub topic: Topic,
+    /// Its number, below [`SLICES`](crate::event::SLICES).
+    pub number: u16,
+}
+
+/// A message that waits for a retry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its slice.
+    pub slice: Slice,
+    /// Its lane, as [`RetryEntry`](crate::event::RetryEntry) named it.
+    pub lane: Lane,
+    /// Where it was first published.
+    pub first: Position,
+}
+
+/// Names the lane of a message. Called once by whoever reads it for the group, so it may cost something; two hosts that
+/// answer differently for one message break the order.
+#[derive(Clone)]
+pub struct LaneOf(Arc<dyn Fn(&Message) -> Lane + Send + Sync>);
 
 /// One message in hand. Settle it or drop it: dropped, it is delivered again, here or elsewhere, and no attempt is
 /// counted.
@@ -255,8 +305,8 @@ pub enum Settled {
 pub struct Guarantees {
     /// Published messages and key writes commit in one transaction with the acknowledgement.
     pub atomic_effects: bool,
-    /// A group can be limited to one active consumer, so order can be kept across hosts.
-    pub exclusive_groups: bool,
+    /// A group can keep order across hosts: see [`Fetched::Turnover`].
+    pub ordered_groups: bool,
     /// What an operator should know, in sentences.
     pub notes: &'static [&'static str],
 }
@@ -327,6 +377,35 @@ impl Disarmed {
     pub(crate) fn rearm(self) -> Delivery {
         let receipt = Receipt { id: self.id, returns: self.returns };
         Delivery { message: self.message, attempts: self.attempts, origin: self.origin, receipt }
+    }
+}
+
+// === impl LaneOf ===
+
+impl LaneOf {
+    /// By this function.
+    pub fn new(name: impl Fn(&Message) -> Lane + Send + Sync + 'static) -> Self {
+        Self(Arc::new(name))
+    }
+
+    /// The lane of a message.
+    #[must_use]
+    pub fn lane(&self, message: &Message) -> Lane {
+        (self.0)(message)
+    }
+}
+
+impl PartialEq for LaneOf {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for LaneOf {}
+
+impl fmt::Debug for LaneOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LaneOf(…)")
     }
 }
 

@@ -6,6 +6,7 @@ mod consumer;
 mod control;
 mod idle;
 mod observe;
+mod placing;
 mod services;
 
 use std::path::PathBuf;
@@ -149,9 +150,11 @@ pub async fn run(
     let mut consumers = Vec::new();
     tokio::pin!(shutdown);
     for (settings, handler) in config.handlers.iter().zip(handlers.prepared) {
-        let error = match join(bus.as_ref(), settings, shutdown.as_mut()).await {
+        let order = placing::lane_of(settings, config.profile, &shared.decoder);
+        let group = bus::Group { order, ..settings.group.clone() };
+        let error = match join(bus.as_ref(), settings, &group, shutdown.as_mut()).await {
             Ok(Some(subscription)) => {
-                let (group, topics, consumer) = (&settings.group.name, &settings.group.topics, subscription.consumer());
+                let (group, topics, consumer) = (&group.name, &group.topics, subscription.consumer());
                 let module = handler.module().digest();
                 tracing::info!(
                     handler = settings.name,
@@ -227,12 +230,13 @@ impl Summary {
 async fn join(
     bus: &dyn Bus,
     settings: &HandlerConfig,
+    group: &bus::Group,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Option<Arc<dyn Subscription>>, bus::Error> {
     let mut trouble = Backoff::new("join the group");
     loop {
         // Not to be cut short: a consumer that nobody holds would be left in the group.
-        match bus.subscribe(&settings.group).await {
+        match bus.subscribe(group).await {
             Err(error @ bus::Error::Unavailable { .. }) => trouble.more(&settings.name, &error),
             joined => return joined.map(Some),
         }
@@ -256,7 +260,7 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
     let mut prepared = Vec::new();
     for handler in &config.handlers {
         let name = &handler.spec.name;
-        if handler.order != Order::None && !bus.guarantees().exclusive_groups {
+        if handler.order != Order::None && !bus.guarantees().ordered_groups {
             return Err(Error::Order(name.clone()));
         }
         let path = &handler.module;

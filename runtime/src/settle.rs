@@ -50,7 +50,7 @@ pub fn decide(verdict: Verdict, effects: Effects, attempt: &Attempt<'_>, policy:
             let wait = after.unwrap_or_else(|| backoff(policy, attempt.number, attempt.dice));
             // A wait that no clock can express is as good as the longest one.
             let due = attempt.at.checked_add(wait).unwrap_or(attempt.at + policy.max);
-            Settlement::Retry(RetryEntry { attempts: attempt.number, due, code, reason })
+            Settlement::Retry(RetryEntry { attempts: attempt.number, due, code, reason, lane: None })
         }
     }
 }

@@ -22,7 +22,7 @@ async fn give_up(bench: &Bench, codes: &[&str], times: &[SystemTime]) -> Vec<san
         start: bus::Start::Beginning,
         lease: Duration::from_secs(30),
         consumer: "test".to_owned(),
-        exclusive: false,
+        order: None,
         join_foreign: false,
     };
     let subscription = bus.subscribe(&group).await.unwrap();

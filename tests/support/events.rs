@@ -108,7 +108,7 @@ pub(crate) async fn read_all(bus: &Arc<dyn Bus>, topic: &str) -> Vec<Fields> {
         start: Start::Beginning,
         lease: Duration::from_secs(300),
         consumer: "reader".into(),
-        exclusive: false,
+        order: None,
         join_foreign: false,
     };
     let subscription = bus.subscribe(&group).await.unwrap();

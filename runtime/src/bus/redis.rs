@@ -69,7 +69,7 @@ impl Bus for Redis {
     fn guarantees(&self) -> Guarantees {
         Guarantees {
             atomic_effects: true,
-            exclusive_groups: true,
+            ordered_groups: true,
             notes: &[
                 "Redis acknowledges a write before it is on disk or on a replica unless it is set up otherwise \
                  (appendfsync, min-replicas-to-write): a crash or a failover may lose the last moment.",

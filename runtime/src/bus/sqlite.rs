@@ -68,7 +68,7 @@ impl Bus for Sqlite {
     fn guarantees(&self) -> Guarantees {
         Guarantees {
             atomic_effects: true,
-            exclusive_groups: true,
+            ordered_groups: true,
             notes: &[
                 "All hosts must run on one machine and see the file on a local disk: SQLite's locks do not work over \
                  network file systems.",

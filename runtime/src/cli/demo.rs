@@ -133,7 +133,7 @@ async fn read(bus: &Arc<dyn Bus>, topic: &str) -> Result<Vec<Message>, Failure> 
         start: Start::Beginning,
         lease: Duration::from_secs(60),
         consumer: "demo".to_owned(),
-        exclusive: false,
+        order: None,
         join_foreign: false,
     };
     let subscription = bus.subscribe(&group).await?;

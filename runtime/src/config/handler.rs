@@ -24,8 +24,8 @@ pub struct HandlerConfig {
     pub name: String,
     /// The component's file.
     pub module: PathBuf,
-    /// The consumer group: name, topics, start, lease, prefix of the consumer's name. `exclusive` is set when order
-    /// matters; `join_foreign` is not set here.
+    /// The consumer group: name, topics, start, lease, prefix of the consumer's name. `order`, which needs
+    /// the handler's schemas, and `join_foreign` are not set here.
     pub group: Group,
     /// Globs of the event types it gets, as written; empty for all.
     pub types: Vec<String>,
@@ -219,7 +219,7 @@ fn read(
             start,
             lease,
             consumer: defaults.consumer.to_owned(),
-            exclusive: order != Order::None,
+            order: None,
             join_foreign: false,
         },
         types: types.iter().map(|found| found.value.clone()).collect(),

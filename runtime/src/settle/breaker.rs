@@ -166,7 +166,13 @@ impl Breaker {
             Verdict::Retry { code, reason, after } if !self.is_closed() && attempt.number >= policy.max_attempts => {
                 let wait = self.pause_left(now).max(after.unwrap_or_default());
                 let due = attempt.at.checked_add(wait).unwrap_or(attempt.at + policy.max);
-                Settlement::Retry(RetryEntry { attempts: policy.max_attempts.saturating_sub(1), due, code, reason })
+                Settlement::Retry(RetryEntry {
+                    attempts: policy.max_attempts.saturating_sub(1),
+                    due,
+                    code,
+                    reason,
+                    lane: None,
+                })
             }
             verdict => decide(verdict, effects, attempt, policy),
         }

@@ -108,12 +108,12 @@ impl Member {
             if max == 0 {
                 self.ground(reading).await;
             }
-            if max == 0 && self.group.exclusive && !reading.active {
+            if max == 0 && self.group.order.is_some() && !reading.active {
                 // Who pauses takes no turn.
                 self.pause(deadline).await;
                 return Ok(Fetched::StandBy);
             }
-            if self.group.exclusive && !reading.active {
+            if self.group.order.is_some() && !reading.active {
                 return self.await_turn(reading, deadline).await;
             }
             self.housekeep(reading, max, want).await?;
@@ -124,12 +124,12 @@ impl Member {
             if max == 0 {
                 self.pause(deadline).await;
             } else if want == Want::Due {
-                if self.group.exclusive && !self.has_turn().await? {
+                if self.group.order.is_some() && !self.has_turn().await? {
                     self.end_turn(reading);
                     return Ok(Fetched::StandBy);
                 }
                 self.pause(self.look_again(reading, deadline)).await;
-            } else if self.group.exclusive {
+            } else if self.group.order.is_some() {
                 if !self.read_in_turn(reading, max, deadline).await? {
                     self.end_turn(reading);
                     return Ok(Fetched::StandBy);

@@ -85,7 +85,7 @@ impl Member {
             unblock.arg("UNBLOCK").arg(blocking.id);
             let (_, landed) = tokio::join!(self.shared.link.one(unblock), flight);
             match landed {
-                Ok(Ok(found)) if !self.group.exclusive => {
+                Ok(Ok(found)) if self.group.order.is_none() => {
                     let _ = self.take_new(found);
                 }
                 Ok(Ok(_)) => {}

@@ -59,7 +59,7 @@ impl Member {
             }
         }
         if want == Want::All
-            && !self.group.exclusive
+            && !self.group.order.is_some()
             && now >= reading.next_claim
             && now >= reading.claim_from
             && room > 0

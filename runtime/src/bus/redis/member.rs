@@ -122,7 +122,7 @@ impl Member {
     }
 
     pub(super) fn exclusive(&self) -> &'static str {
-        if self.group.exclusive { "1" } else { "0" }
+        if self.group.order.is_some() { "1" } else { "0" }
     }
 
     pub(super) fn reader(&self) -> &str {

@@ -119,7 +119,7 @@ fn enter(db: &Connection, group: &Group, names: &Names, stream_max_len: Option<u
         readers.push(Reader { id, topic_id, topic: topic.clone() });
     }
     let lease = Lease { until, claim_after: 0 };
-    Ok(Member::new(consumer, name, lease_ms, group.exclusive, readers, names.clone(), stream_max_len, lease))
+    Ok(Member::new(consumer, name, lease_ms, group.order.is_some(), readers, names.clone(), stream_max_len, lease))
 }
 
 #[async_trait]

@@ -10,6 +10,7 @@ use tokio::time::{Duration, Instant};
 
 use super::{Consumer, Step, rest_for};
 use crate::bus::{self, Fetched};
+use crate::dispatch::Order;
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::cap::{Cap, LOOK, LOOK_AGAIN};
 use crate::pipeline::control::{State, Steering};
@@ -108,12 +109,24 @@ impl Consumer {
     pub(super) fn turn_gate(&mut self) -> bool {
         let flow = self.gate.flow_at(Instant::now());
         let before = std::mem::replace(&mut self.gate.flow, flow);
+        if flow == Flow::Nothing(None) && self.settings.order != Order::None && self.gate.breaker.is_closed() {
+            self.give_back_all();
+        }
         if std::mem::discriminant(&before) == std::mem::discriminant(&flow) {
             return false;
         }
         self.handler.shut(matches!(flow, Flow::Nothing(_)));
         self.gate.napping = false;
         true
+    }
+
+    /// Nobody knows how long this will last, and the keys of a slice wait for whoever has it: with nothing in hand and
+    /// no read, its slices go to other hosts within a lease.
+    fn give_back_all(&mut self) {
+        drop(self.lanes.give_up_all());
+        for job in self.inherited.drain(..).chain(self.again.drain(..)).collect::<Vec<_>>() {
+            self.given_back(job.tag);
+        }
     }
 
     /// Shows what this loop does; true if its state has changed.
@@ -158,8 +171,9 @@ impl Consumer {
         !matches!(self.gate.flow, Flow::Nothing(_))
     }
 
-    /// The read while not everything may flow. Nothing: a read under way is ended, and the membership kept up. One:
-    /// one event, unless one waits here.
+    /// The read while not everything may flow. Nothing: a read under way is ended, and the membership kept up, unless
+    /// there is order, where slices are not kept from others by who does not serve them. One: one event, unless one
+    /// waits here.
     pub(super) fn fetch_little(&mut self, trouble: &Backoff) -> Option<Step<Result<Fetched, bus::Error>>> {
         let (subscription, wait, parked) = (Arc::clone(&self.subscription), self.shared.poll, self.parked);
         let pause = trouble.pause();
@@ -173,6 +187,9 @@ impl Consumer {
                 rest_for(pause).await;
                 if parked { subscription.fetch_due(1, wait).await } else { subscription.fetch(1, wait).await }
             }));
+        }
+        if self.settings.order != Order::None {
+            return None;
         }
         let nap = if std::mem::replace(&mut self.gate.napping, true) { NAP } else { Duration::ZERO };
         Some(Box::pin(async move {
