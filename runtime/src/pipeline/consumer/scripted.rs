@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::bus::{
     self, Delivery, DeliveryId, Fetched, InHand, Origin, Settled, Slice, Subscription, Turnover, Waiting,
 };
-use crate::event::{Encoding, Envelope, Fields, Lane, Message, Metadata, Position, SLICES, Settlement};
+use crate::event::{Encoding, Envelope, Fields, Lane, Message, Metadata, SLICES, Settlement};
 use crate::wire::{Identity, Profile, now_time};
 
 /// No wait of a test is longer.
@@ -21,12 +21,19 @@ pub(super) const BOUND: Duration = Duration::from_secs(8);
 pub(super) enum Read {
     New(Vec<usize>),
     Inherited(usize, u32),
-    /// All slices come, and these events wait for a retry.
-    Gained(Vec<usize>),
+    /// All slices come, and these events wait for a retry, each in the lane of its key or all in that of the topic.
+    Gained(Vec<usize>, By),
     Lost,
     /// Others are to have all slices.
     Wanted,
     Fails,
+}
+
+/// What lanes are named by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Topic,
+    Key,
 }
 
 /// What becomes of a settlement; without one it is committed.
@@ -178,9 +185,9 @@ impl Scripted {
             Read::Inherited(n, attempts) => {
                 Ok(Fetched::Deliveries(vec![self.deliver(&mut state, n, attempts, Origin::Inherited)]))
             }
-            Read::Gained(retrying) => {
+            Read::Gained(retrying, by) => {
                 self.hand.with(HashMap::clear);
-                let waiting = retrying.into_iter().flat_map(waiting).collect();
+                let waiting = retrying.into_iter().map(|number| waiting(number, by)).collect();
                 Ok(Fetched::Turnover(Turnover { gained: slices(), waiting, ..Turnover::default() }))
             }
             Read::Lost => {
@@ -250,14 +257,11 @@ fn slices() -> Vec<Slice> {
     (0..SLICES).map(|number| Slice { topic: "in".into(), number }).collect()
 }
 
-/// The event waits, in a topic's one lane and in its key's: only one of them is used.
-fn waiting(number: usize) -> [Waiting; 2] {
-    let first: Position = number.to_string().as_str().into();
-    [String::new(), (number % 3).to_string()].map(|key| {
-        let lane = Lane::of("in", key.as_bytes());
-        let slice = Slice { topic: "in".into(), number: lane.slice() };
-        Waiting { slice, lane, first: first.clone() }
-    })
+fn waiting(number: usize, by: By) -> Waiting {
+    let key = if by == By::Key { (number % 3).to_string() } else { String::new() };
+    let lane = Lane::of("in", key.as_bytes());
+    let slice = Slice { topic: "in".into(), number: lane.slice() };
+    Waiting { slice, lane, first: number.to_string().as_str().into() }
 }
 
 fn down() -> bus::Error {

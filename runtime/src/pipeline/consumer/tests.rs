@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use tokio::time::sleep;
 
 use super::running::Running;
-use super::scripted::{Answer, BOUND, Did, Read, Scripted};
+use super::scripted::{Answer, BOUND, By, Did, Read, Scripted};
 use crate::event::{Lane, code};
 use crate::pipeline::Stopped;
 
@@ -93,7 +93,7 @@ async fn nothing_new_is_read_while_too_much_is_held_back() {
 
 #[tokio::test]
 async fn a_retry_whose_type_is_no_longer_wanted_blocks_no_lane() {
-    let bus = Scripted::new(&["other", "ok"], [Read::Gained(vec![0]), Read::Inherited(0, 0), new([1])]);
+    let bus = Scripted::new(&["other", "ok"], [Read::Gained(vec![0], By::Topic), Read::Inherited(0, 0), new([1])]);
     let running = Running::start(&bus, "order = \"topic\"\ntypes = [\"ok\"]");
     bus.until("the next runs", |did| did.contains(&Did::Acked(1))).await;
     let (tally, _) = running.drain().await;
@@ -121,7 +121,7 @@ async fn a_new_turn_forgets_what_waits_and_keeps_the_order_of_what_comes_again()
     let running = Running::start(&bus, "order = \"topic\"\nmax_attempts = 2");
     bus.answer(0, [Answer::Down; 3]);
     bus.until("the first has run", |did| !did.is_empty()).await;
-    bus.read([Read::Lost, Read::Lost, Read::Gained(vec![]), new(0..3)]);
+    bus.read([Read::Lost, Read::Lost, Read::Gained(vec![], By::Topic), new(0..3)]);
     bus.until("all run", |did| did.contains(&Did::Acked(2))).await;
     let (tally, did) = running.drain().await;
     let settled: Vec<_> = did.iter().filter(|did| matches!(did, Did::Acked(_) | Did::Buried(..))).collect();
@@ -131,7 +131,7 @@ async fn a_new_turn_forgets_what_waits_and_keeps_the_order_of_what_comes_again()
 
 #[tokio::test]
 async fn what_waits_for_a_retry_when_a_slice_comes_is_not_overtaken() {
-    let bus = Scripted::new(&["ok"; 3], [Read::Gained(vec![0]), new(1..3)]);
+    let bus = Scripted::new(&["ok"; 3], [Read::Gained(vec![0], By::Topic), new(1..3)]);
     let running = Running::start(&bus, "order = \"topic\"");
     sleep(A_WHILE).await;
     assert_eq!(bus.did(), [], "0 comes first");
@@ -244,7 +244,7 @@ proptest! {
                 0 => reads.push(Read::Inherited(n, 0)),
                 1 => reads.push(Read::Inherited(n, 9)),
                 2 => reads.extend([Read::Fails, new([n])]),
-                3 if order > 0 => reads.extend([[Read::Lost, Read::Wanted][n % 2].clone(), Read::Gained((0..n).collect()), new([n])]),
+                3 if order > 0 => reads.extend([[Read::Lost, Read::Wanted][n % 2].clone(), Read::Gained((0..n).collect(), if order == 1 { By::Topic } else { By::Key }), new([n])]),
                 _ => match reads.last_mut() {
                     Some(Read::New(some)) if way > 5 => some.push(n),
                     _ => reads.push(new([n])),
