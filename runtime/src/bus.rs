@@ -109,7 +109,8 @@ pub trait Subscription: Send + Sync {
     /// First come retries that are due, then deliveries that were dropped here or left behind by hosts that died
     /// ([`Origin::Inherited`]; taken over once their lease has run out), then new messages in the order of each topic.
     /// Whatever is returned is *in hand*: leased to this consumer until settled or dropped. An empty list means the
-    /// wait is over. With `max` 0 a read under way is ended and nothing is taken: for a consumer that pauses.
+    /// wait is over. With `max` 0 a read under way is ended and nothing is taken: for a consumer that
+    /// pauses. In a group with order it is for one that has no room, and reads for the others.
     ///
     /// A group with order adds [`Fetched::Turnover`]; of what a slice holds, n+1 is never handed out before n.
     ///

@@ -276,6 +276,7 @@ impl Subscription for Scripted {
 
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Fetched, bus::Error> {
         if max == 0 {
+            tokio::time::sleep(wait).await;
             return Ok(Fetched::Deliveries(Vec::new()));
         }
         self.wait(wait, true).await
