@@ -27,12 +27,15 @@ mod housekeep;
 mod keys;
 mod link;
 mod member;
+mod ordered;
 mod parse;
+mod place;
 mod record;
 mod renew;
 mod scripts;
 mod settle;
-mod turn;
+mod slices;
+mod survey;
 mod url;
 
 /// A consumer that is not ours counts as alive if it asked for something within this time: the Python consumer's
@@ -112,6 +115,11 @@ impl Bus for Redis {
         let member = Member::new(Arc::clone(&self.shared), group, topics);
         for (keys, start) in member.topics.iter().zip(&starts) {
             self.shared.join(keys, &group.name, &member.consumer, start, member.life()).await?;
+        }
+        if group.order.is_none() {
+            for keys in &member.topics {
+                self.shared.link.value(housekeep::unite(keys)).await?;
+            }
         }
         // Sets the mark: from here on a group that vanishes is made again where it was.
         member.renew_all().await?;

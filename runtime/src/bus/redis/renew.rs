@@ -7,7 +7,7 @@ use redis::{Pipeline, Value};
 
 use super::super::{DeliveryId, Error};
 use super::member::{Held, Member, millis};
-use super::settle::record;
+use super::settle::{RESCUES, record};
 use super::{before, errors, parse, position_parts, scripts};
 
 /// Ids in one call of the script: bounds how long it holds the server up, and fits the Lua stack several times.
@@ -69,17 +69,29 @@ impl Member {
 
     fn renewal(&self, topic: usize, chunk: &[Named]) -> redis::Cmd {
         let keys = &self.topics[topic];
-        let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, self.reader(), &keys.lost];
-        let mut renew = scripts::RENEW.call(&named);
+        let mut named = vec![&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, &keys.lost];
+        let is_ordered = self.group.order.is_some();
+        let mut renew = if is_ordered {
+            named.extend([&*keys.reader, &keys.slices, &keys.alive]);
+            scripts::RENEW_OWNED.call(&named)
+        } else {
+            scripts::RENEW.call(&named)
+        };
         let pending = chunk.iter().filter(|(_, held)| !held.stored);
         let stored = chunk.iter().filter(|(_, held)| held.stored);
-        renew.arg(&self.group.name).arg(&self.consumer).arg(millis(self.group.lease)).arg(self.exclusive());
+        renew.arg(&self.group.name).arg(&self.consumer).arg(millis(self.group.lease));
         renew.arg(pending.clone().count()).arg(stored.clone().count()).arg(self.life());
-        for (_, held) in pending {
-            renew.arg(held.message.position.as_str());
+        if is_ordered {
+            renew.arg(u8::from(self.is_present()));
         }
-        for (_, held) in stored {
-            renew.arg(held.message.position.as_str()).arg(self.token(held.token));
+        for (_, held) in pending.chain(stored) {
+            renew.arg(held.message.position.as_str());
+            if let Some(place) = held.place {
+                renew.arg(place.slice).arg(self.token(place.generation));
+            }
+            if held.stored {
+                renew.arg(self.token(held.token));
+            }
         }
         renew
     }
@@ -89,8 +101,8 @@ impl Member {
         let mut commands = Pipeline::new();
         for (_, held) in &trimmed {
             let record = record(&held.message, held.attempts, "", "trimmed from its topic while in hand");
-            let mut rescue = self.held_call(&scripts::RESCUE, held, &[]);
-            rescue.arg(millis(self.group.lease)).arg(record.pack());
+            let mut rescue = self.held_call(&RESCUES, held, &[]);
+            rescue.arg(millis(self.group.lease)).arg(record.pack()).arg(self.lane_of(held, None));
             commands.add_command(rescue);
         }
         let mut lost = Vec::new();

@@ -1,6 +1,7 @@
 //! Settling: plain acknowledgements in bulk, everything else by a script each, all in one write.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use redis::{Cmd, Pipeline, Value};
@@ -9,13 +10,22 @@ use tokio::time::Instant;
 use super::super::{Delivery, DeliveryId, Error, Settled};
 use super::link::Answer;
 use super::member::{Held, Member, millis};
+use super::place::lane_text;
 use super::record::{PLAIN_FIELDS_MAX, Record, dead_fields};
 use super::scripts::{self, Stored};
 use super::{errors, keys, parse};
-use crate::event::{Effects, Fields, Message, RetryEntry, Settlement};
+use crate::event::{Effects, Fields, Lane, Message, RetryEntry, Settlement};
 
 /// Ids in one command. Keeps one command's work on the server well under a millisecond.
 const ACKS: usize = 1_000;
+
+/// A script without order, and with it.
+pub(super) type Scripts = [&'static LazyLock<Stored>; 2];
+pub(super) const BEGINS: Scripts = [&scripts::BEGIN, &scripts::BEGIN_OWNED];
+pub(super) const RESCUES: Scripts = [&scripts::RESCUE, &scripts::RESCUE_OWNED];
+const COMMITS: Scripts = [&scripts::COMMIT, &scripts::COMMIT_OWNED];
+const RETRIES: Scripts = [&scripts::RETRY, &scripts::RETRY_OWNED];
+const DEADS: Scripts = [&scripts::DEAD, &scripts::DEAD_OWNED];
 
 /// One delivery of a batch.
 struct Part {
@@ -57,6 +67,7 @@ impl Member {
             }
         });
         drop(settling);
+        self.settled_some();
         for (index, part) in parts {
             answers[index] = part.answer;
         }
@@ -67,8 +78,9 @@ impl Member {
         let mut commands = Pipeline::with_capacity(parts.len());
         let mut plain: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut scripted = Vec::new();
+        let is_ordered = self.group.order.is_some();
         for (index, part) in parts.iter_mut().enumerate() {
-            if part.is_plain() {
+            if part.is_plain(is_ordered) {
                 plain.entry(part.held.topic).or_default().push(index);
                 continue;
             }
@@ -83,12 +95,8 @@ impl Member {
         let mut acks: Vec<Vec<usize>> = Vec::new();
         for (topic, indices) in plain {
             for some in indices.chunks(ACKS) {
-                let mut ack = redis::cmd("XACK");
-                ack.arg(&self.topics[topic].stream).arg(&self.group.name);
-                for index in some {
-                    ack.arg(parts[*index].held.message.position.as_str());
-                }
-                commands.add_command(ack);
+                let all: Vec<&Held> = some.iter().map(|index| &parts[*index].held).collect();
+                commands.add_command(if is_ordered { self.acks(topic, &all) } else { self.ack(topic, &all) });
                 acks.push(some.to_vec());
             }
         }
@@ -110,6 +118,12 @@ impl Member {
         let mut again = Vec::new();
         for some in acks {
             match answers.next() {
+                Some(Ok(Value::Array(each))) => {
+                    for (index, answer) in some.into_iter().zip(each) {
+                        let done = parse::count(&answer) == 1;
+                        parts[index].answer = Some(if done { Settled::Committed } else { Settled::Lost });
+                    }
+                }
                 Some(Ok(answer)) if parse::count(&answer) == some.len() as u64 => {
                     some.into_iter().for_each(|index| parts[index].answer = Some(Settled::Committed));
                 }
@@ -126,6 +140,27 @@ impl Member {
             }
         }
         self.ack_singly(parts, &again).await;
+    }
+
+    fn ack(&self, topic: usize, all: &[&Held]) -> Cmd {
+        let mut ack = redis::cmd("XACK");
+        ack.arg(&self.topics[topic].stream).arg(&self.group.name);
+        for held in all {
+            ack.arg(held.message.position.as_str());
+        }
+        ack
+    }
+
+    /// The same in a group with order, where each is checked.
+    fn acks(&self, topic: usize, all: &[&Held]) -> Cmd {
+        let keys = &self.topics[topic];
+        let mut acks = scripts::ACKS.call(&[&keys.stream, &keys.retry, &keys.due, &keys.attempts, &keys.slices]);
+        acks.arg(&self.group.name);
+        for held in all {
+            let (slice, owner) = held.place.map_or((0, 0), |place| (place.slice, place.generation));
+            acks.arg(held.message.position.as_str()).arg(slice).arg(self.token(owner)).arg(self.token(held.token));
+        }
+        acks
     }
 
     async fn ack_singly(&self, parts: &mut [&mut Part], again: &[usize]) {
@@ -170,7 +205,7 @@ impl Member {
             }
             Some(Settlement::Retry(entry)) => Ok(self.retry(held, entry)),
             Some(Settlement::Dead(cause)) => {
-                let mut dead = self.held_call(&scripts::DEAD, held, &[&self.topics[held.topic].dead]);
+                let mut dead = self.held_call(&DEADS, held, &[&self.topics[held.topic].dead]);
                 for (name, value) in dead_fields(&held.message, cause) {
                     dead.arg(name).arg(value);
                 }
@@ -184,8 +219,8 @@ impl Member {
         let delay = entry.due.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
         self.due_by(Instant::now() + delay);
         let record = record(&held.message, entry.attempts, &entry.code, &entry.reason);
-        let mut retry = self.held_call(&scripts::RETRY, held, &[]);
-        retry.arg(millis(delay)).arg(record.pack());
+        let mut retry = self.held_call(&RETRIES, held, &[]);
+        retry.arg(millis(delay)).arg(record.pack()).arg(self.lane_of(held, entry.lane));
         retry
     }
 
@@ -208,7 +243,7 @@ impl Member {
             targets.push(at + 6);
         }
         let more: Vec<&str> = std::iter::once(&space).chain(&topics).map(String::as_str).collect();
-        let mut commit = self.held_call(&scripts::COMMIT, held, &more);
+        let mut commit = self.held_call(&COMMITS, held, &more);
         commit.arg(self.shared.max_len.unwrap_or(0)).arg(effects.publish.len());
         for (message, target) in effects.publish.iter().zip(targets) {
             commit.arg(target).arg(2 * message.fields.len());
@@ -232,14 +267,29 @@ impl Member {
         commit
     }
 
-    /// A call of a script that begins with `held.lua`.
-    pub(super) fn held_call(&self, script: &Stored, held: &Held, more: &[&str]) -> Cmd {
+    /// A call of a script that begins with `stores.lua`.
+    pub(super) fn held_call(&self, [plain, owned]: &Scripts, held: &Held, more: &[&str]) -> Cmd {
         let keys = &self.topics[held.topic];
-        let mut named = vec![&*keys.stream, &keys.retry, &keys.due, &keys.attempts];
+        let due = held.place.map_or_else(|| keys.due.clone(), |place| keys.due_of(place.slice));
+        let mut named = vec![&*keys.stream, &keys.retry, &due, &keys.attempts];
+        if held.place.is_some() {
+            named.push(&keys.slices);
+        }
         named.extend(more);
-        let mut call = script.call(&named);
+        let mut call = if held.place.is_some() { owned } else { plain }.call(&named);
         call.arg(&self.group.name).arg(&self.consumer).arg(held.message.position.as_str()).arg(self.token(held.token));
+        if let Some(place) = held.place {
+            // A token of the consumer's, with the generation in it, is what stands on the bus as the slice's owner.
+            call.arg(place.slice).arg(self.token(place.generation));
+        }
         call
+    }
+
+    /// What the retry store keeps of the lane that waits for a delivery: as it was said, or as it was named when it was
+    /// read.
+    pub(super) fn lane_of(&self, held: &Held, lane: Option<Lane>) -> String {
+        let order = self.group.order.as_ref().filter(|_| held.place.is_some());
+        lane_text(order.map(|order| lane.unwrap_or_else(|| order.lane(&held.message))), Some(&held.message))
     }
 
     fn read_answer(&self, part: &mut Part, answer: Answer) {
@@ -275,10 +325,11 @@ impl Member {
 // === impl Part ===
 
 impl Part {
-    /// True if a mere acknowledgement does. It may skip the check, and nothing of ours has to be cleared up.
-    fn is_plain(&self) -> bool {
+    /// True if a mere acknowledgement does. Without order it may skip the check, if nothing of ours has to be cleared
+    /// up; with order the script for many checks each and clears up.
+    fn is_plain(&self, is_ordered: bool) -> bool {
         let empty = matches!(&self.settlement, Some(Settlement::Ack(effects)) if effects.is_empty());
-        empty && !self.held.stored && !self.held.counted
+        empty && (is_ordered || !(self.held.stored || self.held.counted))
     }
 
     fn refuse(&mut self, reason: String) {
