@@ -12,6 +12,7 @@ use crate::support::host::{Bench, HandlerToml, Host};
 use crate::support::redis::Server;
 
 mod death;
+mod divided;
 mod ending;
 mod input;
 mod order;

@@ -4,6 +4,7 @@ mod backoff;
 mod consumer;
 mod idle;
 mod observe;
+mod placing;
 mod services;
 
 use std::path::PathBuf;
@@ -143,9 +144,11 @@ pub async fn run(
     let mut consumers = Vec::new();
     tokio::pin!(shutdown);
     for (settings, handler) in config.handlers.iter().zip(handlers.prepared) {
-        let error = match join(bus.as_ref(), settings, shutdown.as_mut()).await {
+        let order = placing::lane_of(settings, config.profile, &shared.decoder);
+        let group = bus::Group { order, ..settings.group.clone() };
+        let error = match join(bus.as_ref(), settings, &group, shutdown.as_mut()).await {
             Ok(Some(subscription)) => {
-                let (group, topics, consumer) = (&settings.group.name, &settings.group.topics, subscription.consumer());
+                let (group, topics, consumer) = (&group.name, &group.topics, subscription.consumer());
                 let module = handler.module().digest();
                 tracing::info!(
                     handler = settings.name,
@@ -219,12 +222,13 @@ impl Summary {
 async fn join(
     bus: &dyn Bus,
     settings: &HandlerConfig,
+    group: &bus::Group,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Option<Arc<dyn Subscription>>, bus::Error> {
     let mut trouble = Backoff::new("join the group");
     loop {
         // Not to be cut short: a consumer that nobody holds would be left in the group.
-        match bus.subscribe(&settings.group).await {
+        match bus.subscribe(group).await {
             Err(error @ bus::Error::Unavailable { .. }) => trouble.more(&settings.name, &error),
             joined => return joined.map(Some),
         }

@@ -4,7 +4,7 @@
 //! the worker threads. A delivery holds a permit from the read until its settlement is stored; one that waits behind
 //! another of its lane gives the permit up.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,10 +16,10 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
 use super::backoff::Backoff;
 use super::observe::{Outcome, Tally};
 use super::{Shared, Stopped};
-use crate::bus::{self, Delivery, DeliveryId, Fetched, Settled, Subscription};
+use crate::bus::{self, Delivery, DeliveryId, Fetched, Settled, Slice, Subscription};
 use crate::config::{HandlerConfig, PayloadForm};
-use crate::dispatch::{Lane, Lanes};
-use crate::event::{Event, Message, Settlement};
+use crate::dispatch::{Lanes, Order};
+use crate::event::{Event, Lane, Message, Settlement};
 use crate::sandbox::{Finished, Handler, Job};
 
 mod admitting;
@@ -56,8 +56,10 @@ pub(super) struct Consumer {
     /// Deliveries that hold a permit.
     in_hand: usize,
     lanes: Lanes<Job<Ticket>>,
-    /// Counts the turns of an exclusive group: lanes know nothing of deliveries of an earlier turn.
+    /// Counts up with every slice that comes or goes: lanes know nothing of deliveries of an earlier turn.
     turn: u64,
+    /// Which turn of each slice it is.
+    turns: HashMap<Slice, u64>,
     /// Left behind by hosts that died: these run one at a time.
     inherited: VecDeque<Job<Ticket>>,
     /// One of them is under way.
@@ -89,6 +91,18 @@ pub(super) struct Ticket {
     turn: u64,
     /// Its start was recorded on the bus, and the next one of its kind waits for it.
     recorded: bool,
+}
+
+impl Ticket {
+    /// The slice its lane lies in.
+    fn slice(&self) -> Option<Slice> {
+        let topic = &self.delivery.message.topic;
+        self.lane.map(|lane| Slice { topic: Arc::clone(topic), number: lane.slice() })
+    }
+
+    fn is_of(&self, slice: &Slice) -> bool {
+        self.delivery.message.topic == slice.topic && self.lane.is_some_and(|lane| lane.slice() == slice.number)
+    }
 }
 
 /// A ticket whose settlement is decided.
@@ -144,6 +158,7 @@ impl Consumer {
             in_hand: 0,
             lanes: Lanes::default(),
             turn: 0,
+            turns: HashMap::new(),
             inherited: VecDeque::new(),
             inheriting: false,
             again: Vec::new(),
@@ -169,6 +184,7 @@ impl Consumer {
         let mut renew_at = interval_at(Instant::now() + renewal, renewal);
         renew_at.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut fetch: Option<Step<Result<Fetched, bus::Error>>> = None;
+        let mut asked = 0;
         let mut flush: Option<Step<Flushed>> = None;
         let mut renew: Option<Step<Result<Vec<DeliveryId>, bus::Error>>> = None;
         let mut begin: Option<Step<Begun>> = None;
@@ -179,12 +195,15 @@ impl Consumer {
         let (mut beginning, mut renewing) = (Backoff::new("record an attempt"), Backoff::new("renew"));
 
         loop {
-            if self.park() {
+            let changed = self.park();
+            let wanted = self.wanted();
+            if changed || asked < wanted.min(1) {
                 // What is read changes. A read may be given up at any time.
                 fetch = None;
             }
             if fetch.is_none() && !self.draining {
-                fetch = self.fetch(&reading);
+                fetch = self.fetch(wanted, &reading);
+                asked = wanted;
             }
             if flush.is_none() && !self.unsettled.is_empty() {
                 flush = Some(self.flush());
@@ -261,18 +280,24 @@ impl Consumer {
         self.in_hand > 0 || self.lanes.held_back() > 0
     }
 
-    /// The next read, unless enough is in hand. Reading waits until a quarter of the permits is free: under load the
-    /// batches stay large, and without load nothing is ever waited for.
-    fn fetch(&self, trouble: &Backoff) -> Option<Step<Result<Fetched, bus::Error>>> {
+    /// How many deliveries there is room for. None until a quarter of the permits is free: under load the batches stay
+    /// large, and without load nothing is ever waited for.
+    fn wanted(&self) -> usize {
         let free = self.settings.in_flight.saturating_sub(self.in_hand);
-        if free < self.settings.in_flight.div_ceil(4) {
+        if free < self.settings.in_flight.div_ceil(4) { 0 } else { free }
+    }
+
+    /// The next read, unless enough is in hand. A group with order is read for the other hosts too, even without room
+    /// here.
+    fn fetch(&self, wanted: usize, trouble: &Backoff) -> Option<Step<Result<Fetched, bus::Error>>> {
+        if wanted == 0 && self.settings.order == Order::None {
             return None;
         }
         let (subscription, wait, pause) = (Arc::clone(&self.subscription), self.shared.poll, trouble.pause());
         let parked = self.parked;
         Some(Box::pin(async move {
             rest_for(pause).await;
-            if parked { subscription.fetch_due(free, wait).await } else { subscription.fetch(free, wait).await }
+            if parked { subscription.fetch_due(wanted, wait).await } else { subscription.fetch(wanted, wait).await }
         }))
     }
 

@@ -1,14 +1,16 @@
 //! A subscription that answers as a test tells it to, and remembers what it was asked.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use crate::bus::{self, Delivery, DeliveryId, Fetched, InHand, Origin, Settled, Subscription};
-use crate::event::{Encoding, Envelope, Fields, Message, Metadata, Settlement};
+use crate::bus::{
+    self, Delivery, DeliveryId, Fetched, InHand, Origin, Settled, Slice, Subscription, Turnover, Waiting,
+};
+use crate::event::{Encoding, Envelope, Fields, Lane, Message, Metadata, Position, SLICES, Settlement};
 use crate::wire::{Identity, Profile, now_time};
 
 /// No wait of a test is longer.
@@ -19,8 +21,11 @@ pub(super) const BOUND: Duration = Duration::from_secs(8);
 pub(super) enum Read {
     New(Vec<usize>),
     Inherited(usize, u32),
-    Active(Vec<usize>),
-    StandBy,
+    /// All slices come, and these events wait for a retry.
+    Gained(Vec<usize>),
+    Lost,
+    /// Others are to have all slices.
+    Wanted,
     Fails,
 }
 
@@ -51,6 +56,8 @@ struct State {
     answers: HashMap<usize, VecDeque<Answer>>,
     begins: VecDeque<Result<bool, ()>>,
     retries: Vec<(usize, u32, SystemTime)>,
+    /// The lane that each retry named.
+    lanes: BTreeMap<usize, Option<Lane>>,
     lost: Vec<DeliveryId>,
     out: HashMap<usize, DeliveryId>,
     did: Vec<Did>,
@@ -100,6 +107,11 @@ impl Scripted {
 
     pub(super) fn renewals(&self) -> usize {
         self.lock().renewals
+    }
+
+    /// The lanes that retries named, by the number of the event.
+    pub(super) fn lanes(&self) -> Vec<Option<Lane>> {
+        self.lock().lanes.values().copied().collect()
     }
 
     /// How often a settlement of this event was sent and not taken.
@@ -166,14 +178,16 @@ impl Scripted {
             Read::Inherited(n, attempts) => {
                 Ok(Fetched::Deliveries(vec![self.deliver(&mut state, n, attempts, Origin::Inherited)]))
             }
-            Read::Active(retrying) => {
+            Read::Gained(retrying) => {
                 self.hand.with(HashMap::clear);
-                Ok(Fetched::Active { retrying: retrying.into_iter().map(|n| self.message(n)).collect() })
+                let waiting = retrying.into_iter().flat_map(waiting).collect();
+                Ok(Fetched::Turnover(Turnover { gained: slices(), waiting, ..Turnover::default() }))
             }
-            Read::StandBy => {
+            Read::Lost => {
                 self.hand.with(HashMap::clear);
-                Ok(Fetched::StandBy)
+                Ok(Fetched::Turnover(Turnover { lost: slices(), ..Turnover::default() }))
             }
+            Read::Wanted => Ok(Fetched::Turnover(Turnover { wanted: slices(), ..Turnover::default() })),
             Read::Fails => Err(down()),
         })
     }
@@ -208,6 +222,7 @@ impl Scripted {
                 Settlement::Dead(cause) => Did::Buried(number, cause.code),
                 Settlement::Retry(entry) => {
                     state.retries.push((number, entry.attempts, entry.due));
+                    state.lanes.insert(number, entry.lane);
                     Did::Retried(number, entry.attempts, entry.code)
                 }
             };
@@ -229,6 +244,20 @@ impl Scripted {
             }
         }
     }
+}
+
+fn slices() -> Vec<Slice> {
+    (0..SLICES).map(|number| Slice { topic: "in".into(), number }).collect()
+}
+
+/// The event waits, in a topic's one lane and in its key's: only one of them is used.
+fn waiting(number: usize) -> [Waiting; 2] {
+    let first: Position = number.to_string().as_str().into();
+    [String::new(), (number % 3).to_string()].map(|key| {
+        let lane = Lane::of("in", key.as_bytes());
+        let slice = Slice { topic: "in".into(), number: lane.slice() };
+        Waiting { slice, lane, first: first.clone() }
+    })
 }
 
 fn down() -> bus::Error {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Consumer, Flushed, Meta, Step, Ticket, Unsettled};
-use crate::bus::{self, Delivery, DeliveryId, Settled};
-use crate::dispatch::{Lane, Release};
-use crate::event::{Effects, Event, Message, RetryEntry, Settlement, Verdict, code};
+use crate::bus::{self, Delivery, DeliveryId, Settled, Slice};
+use crate::dispatch::Release;
+use crate::event::{Effects, Event, Lane, Message, RetryEntry, Settlement, Topic, Verdict, code};
 use crate::pipeline::Stopped;
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::observe::{Outcome, Record};
@@ -129,7 +129,13 @@ impl Consumer {
             _ => {}
         }
         let how = if matches!(meta.outcome, Outcome::Retrying { .. }) { Release::Retrying } else { Release::Gone };
-        self.release(meta.lane.as_ref(), meta.turn, &meta.message, how);
+        if meta.outcome == Outcome::Lost
+            && let Some(lane) = meta.lane
+        {
+            // The slice may be another's already: what waits goes back, and comes again in order if it is not.
+            drop(self.lanes.give_up(&meta.message.topic, lane.slice()));
+        }
+        self.release(meta.lane, meta.turn, &meta.message, how);
     }
 
     /// A delivery goes back although its call has not started. If its start was recorded, that is undone: the next host
@@ -143,7 +149,7 @@ impl Consumer {
             due: SystemTime::now(),
             code: String::new(),
             reason: "given back before its call".to_owned(),
-            lane: None,
+            lane: ticket.lane,
         };
         let (settlement, outcome) = (Settlement::Retry(entry), Outcome::GivenBack);
         self.unsettled.push(Unsettled { ticket, event: None, settlement, outcome });
@@ -154,7 +160,7 @@ impl Consumer {
         self.in_hand -= 1;
         self.inheriting &= !ticket.recorded;
         self.forget(ticket.delivery.id());
-        self.release(ticket.lane.as_ref(), ticket.turn, &ticket.delivery.message, Release::Gone);
+        self.release(ticket.lane, ticket.turn, &ticket.delivery.message, Release::Gone);
     }
 
     fn forget(&mut self, id: DeliveryId) {
@@ -166,10 +172,13 @@ impl Consumer {
     }
 
     /// Lets the next of the lane run.
-    fn release(&mut self, lane: Option<&Lane>, turn: u64, message: &Message, how: Release) {
-        let Some(lane) = lane.filter(|_| turn == self.turn) else { return };
+    fn release(&mut self, lane: Option<Lane>, turn: u64, message: &Message, how: Release) {
+        let Some(lane) = lane else { return };
+        if turn != self.turn_of(&Slice { topic: Topic::clone(&message.topic), number: lane.slice() }) {
+            return;
+        }
         let mut released = (message.first.clone(), how);
-        while let Some(job) = self.lanes.release(lane, &released.0, released.1) {
+        while let Some(job) = self.lanes.release(&message.topic, lane, &released.0, released.1) {
             if self.draining || self.lost.remove(&job.tag.delivery.id()) {
                 released = (job.event.first.clone(), Release::Gone);
                 continue;
@@ -224,7 +233,10 @@ impl Consumer {
 }
 
 /// A settlement with what it will be told as.
-fn decided(ticket: Ticket, event: Option<Event>, settlement: Settlement) -> Unsettled {
+fn decided(ticket: Ticket, event: Option<Event>, mut settlement: Settlement) -> Unsettled {
+    if let Settlement::Retry(entry) = &mut settlement {
+        entry.lane = ticket.lane;
+    }
     let outcome = match &settlement {
         Settlement::Ack(effects) => Outcome::Acked { published: effects.publish.len(), written: effects.writes.len() },
         Settlement::Retry(entry) => {
