@@ -23,6 +23,7 @@ mod admin;
 mod errors;
 mod fetch;
 mod flight;
+mod hold;
 mod housekeep;
 mod keys;
 mod link;
@@ -36,6 +37,7 @@ mod scripts;
 mod settle;
 mod slices;
 mod survey;
+mod turn;
 mod url;
 
 /// A consumer that is not ours counts as alive if it asked for something within this time: the Python consumer's

@@ -14,8 +14,8 @@ use super::super::{
     Delivery, DeliveryId, Error, Fetched, Group, InHand, Origin, Settled, Subscription, unique_consumer,
 };
 use super::fetch::{Reading, Want};
+use super::hold::BEGINS;
 use super::keys::Keys;
-use super::settle::BEGINS;
 use super::slices::Place;
 use super::{Shared, errors, parse, scripts};
 use crate::event::{Message, Position, SLICES, Settlement};
@@ -201,12 +201,18 @@ impl Member {
     }
 
     fn leaving<'a>(&self, keys: &Keys, stored: impl Iterator<Item = &'a Held>) -> redis::Cmd {
-        let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.reader, &keys.slices, &keys.alive, &keys.wake];
+        let named =
+            [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.reader, &keys.slices, &keys.alive, &keys.wake];
         let is_ordered = self.group.order.is_some();
-        let (script, named) = if is_ordered { (&scripts::LEAVE_OWNED, &named[..]) } else { (&scripts::LEAVE, &named[..4]) };
+        let (script, named) =
+            if is_ordered { (&scripts::LEAVE_OWNED, &named[..]) } else { (&scripts::LEAVE, &named[..4]) };
         let mut leave = script.call(named);
         leave.arg(&self.group.name).arg(&self.consumer);
-        if is_ordered { leave.arg(SLICES) } else { leave.arg(GIVEN_BACK) };
+        if is_ordered {
+            leave.arg(SLICES)
+        } else {
+            leave.arg(GIVEN_BACK)
+        };
         for held in stored {
             leave.arg(held.message.position.as_str());
             if let Some(place) = held.place {

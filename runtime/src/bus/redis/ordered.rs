@@ -12,8 +12,8 @@ use super::super::{Error, Fetched, Turnover};
 use super::fetch::{Reading, TICK, Want};
 use super::link::Answer;
 use super::member::{Held, Member, millis};
-use super::place::Turn;
 use super::slices::Share;
+use super::turn::Turn;
 use super::{errors, parse};
 use crate::event::Position;
 
@@ -83,7 +83,7 @@ impl Member {
         }
         reading.ordered.turns.iter_mut().flatten().for_each(|turn| turn.end = None);
         loop {
-            *self.fetched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            self.note_work();
             if self.closed.load(Ordering::Acquire) {
                 return Ok(Fetched::Deliveries(Vec::new()));
             }
@@ -128,6 +128,11 @@ impl Member {
         Ok(None)
     }
 
+    /// Fetching is under way: this consumer has to be reckoned with.
+    pub(super) fn note_work(&self) {
+        *self.fetched.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
     /// How often a consumer looks at least, so that a lease outlasts three looks.
     pub(super) fn tick(&self) -> Duration {
         (self.group.lease / 4).min(TICK)
@@ -157,13 +162,7 @@ impl Member {
     }
 
     /// Waits until there is something to do, by a read that takes nothing.
-    async fn await_news(
-        &self,
-        reading: &mut Reading,
-        max: usize,
-        want: Want,
-        deadline: Instant,
-    ) -> Result<(), Error> {
+    async fn await_news(&self, reading: &mut Reading, max: usize, want: Want, deadline: Instant) -> Result<(), Error> {
         let ordered = &reading.ordered;
         let takes = want == Want::All && max > 0;
         let now = Instant::now();
@@ -182,8 +181,8 @@ impl Member {
         if until <= now || (takes && ordered.shares.iter().any(Share::is_behind)) {
             return Ok(());
         }
-        if reading.flight.is_some() && ordered.awaited != awaited {
-            // It waits for something else. The server ends it when it sees that the connection is gone.
+        if reading.flight.is_some() && awaited.iter().any(|topic| !ordered.awaited.contains(topic)) {
+            // It does not wait for all of this. The server ends it when it sees that the connection is gone.
             (reading.flight, reading.connection) = (None, None);
         }
         if reading.flight.is_none() {
@@ -232,7 +231,7 @@ impl Member {
     }
 
     /// A script's answer, and what it begins with. Nothing if the group is gone.
-    pub(super) fn said(
+    pub(super) async fn said(
         &self,
         answer: Answer,
         what: &str,
@@ -243,7 +242,7 @@ impl Member {
                 self.gone.store(true, Ordering::Release);
                 return Ok(None);
             }
-            Err(error) => return Err(errors::answered(self.shared.link.target(), &error)),
+            Err(error) => return Err(self.refused(&error).await),
         };
         let mut answer = parse::array(answer, what)?.into_iter();
         match answer.next().and_then(parse::text) {

@@ -1,8 +1,6 @@
-//! Groups with order: reading for all, by turns.
+//! Groups with order: reading for all, and placing what was read.
 
 use std::collections::{BTreeSet, HashSet};
-use std::sync::PoisonError;
-use std::sync::atomic::Ordering;
 
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
@@ -11,38 +9,17 @@ use super::super::{Error, Origin};
 use super::fetch::{Reading, TICK};
 use super::link::Answer;
 use super::member::{Held, Member, millis};
-use super::record::Record;
 use super::slices::{Place, Plan};
-use super::{errors, keys, parse, scripts};
-use crate::event::{Lane, Message, SLICES};
+use super::{errors, parse, scripts};
+use crate::event::Message;
 
 /// Entries read at once at least when others are to have some: a place is a script, whatever it places.
-const READ_MIN: usize = 256;
+pub(super) const READ_MIN: usize = 256;
 /// Entries read at once at most: bounds how long placing them holds the server up.
 const READ_MAX: usize = 1_024;
 /// Of so many that are pending for the whole group nothing more is read: consumers that cannot follow get no further
 /// ahead of themselves than this, and the server's memory for what is pending (some 100 bytes each) stays small.
 const PENDING_MAX: usize = 100_000;
-/// Entries of the retry store that are put into their slices at once, and of others' that are gathered.
-const LODGE: usize = 100;
-
-/// This consumer's turn to read a topic.
-pub(super) struct Turn {
-    /// What stands on the bus while it lasts.
-    pub(super) word: String,
-    /// What was pending under other names is gathered.
-    gathered: bool,
-    /// There may be entries that were read and not placed.
-    pub(super) unplaced: bool,
-    /// The version of the slices when they were last divided.
-    divided: String,
-    divide_at: Instant,
-    /// Everything is read; the last entry there is.
-    pub(super) end: Option<String>,
-    /// Nothing is read before.
-    pub(super) rest_until: Instant,
-}
-
 /// One entry to be placed.
 struct Entry {
     id: String,
@@ -51,32 +28,10 @@ struct Entry {
 }
 
 /// A batch on its way to its slices.
-struct Batch {
+pub(super) struct Batch {
     topic: usize,
     entries: Vec<Entry>,
     plan: Plan,
-}
-
-// === impl Turn ===
-
-impl Turn {
-    pub(super) fn new(word: String) -> Self {
-        let now = Instant::now();
-        Self {
-            word,
-            gathered: false,
-            unplaced: true,
-            divided: String::new(),
-            divide_at: now,
-            end: None,
-            rest_until: now,
-        }
-    }
-
-    /// When there is something to do even if nothing comes.
-    pub(super) fn next(&self) -> Instant {
-        self.divide_at
-    }
 }
 
 // === impl Reading ===
@@ -94,150 +49,6 @@ impl Reading {
 // === impl Member ===
 
 impl Member {
-    /// What a reader does before it reads: it takes what was left, places what was read, and divides the slices.
-    pub(super) async fn begin_turns(&self, reading: &mut Reading) -> Result<(), Error> {
-        for topic in 0..self.topics.len() {
-            while let Some(turn) = &mut reading.ordered.turns[topic] {
-                let version = reading.ordered.shares[topic].version();
-                let divide = Instant::now() >= turn.divide_at || turn.divided != version;
-                let went_on = if !turn.gathered || divide {
-                    let idle = if turn.gathered { millis(self.group.lease) } else { 0 };
-                    self.gather(reading, topic, idle).await? && self.lodge(reading, topic).await?
-                        && self.divide(reading, topic).await?
-                } else if turn.unplaced {
-                    self.place_left(reading, topic).await?
-                } else {
-                    break;
-                };
-                if !went_on {
-                    reading.ordered.look_now();
-                    break;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// True if it is still this consumer's turn; else it is noted that it is not.
-    fn goes_on(&self, reading: &mut Reading, topic: usize, word: Option<&str>) -> bool {
-        if matches!(word, None | Some("standby")) {
-            reading.ordered.turns[topic] = None;
-            reading.ordered.look_now();
-        }
-        reading.ordered.turns[topic].is_some()
-    }
-
-    /// Gathers what is pending under names that are not of this kind of group.
-    async fn gather(&self, reading: &mut Reading, topic: usize, idle: u64) -> Result<bool, Error> {
-        let keys = &self.topics[topic];
-        loop {
-            let Some(turn) = &mut reading.ordered.turns[topic] else { return Ok(false) };
-            let mut gather = scripts::GATHER.call(&[&keys.stream, &keys.reader, &keys.attempts, &keys.lost]);
-            gather.arg(&self.group.name).arg(&turn.word).arg(idle).arg(LODGE);
-            let said = self.said(self.shared.link.one(gather).await?, "gather")?;
-            let moved = match said {
-                Some((word, mut rest)) if word == "gathered" => {
-                    let moved = rest.next().as_ref().map_or(0, parse::count);
-                    self.say_lost(topic, &parse::texts(rest.next().unwrap_or(Value::Nil), "gather")?);
-                    moved
-                }
-                said => return Ok(self.goes_on(reading, topic, said.as_ref().map(|(word, _)| word.as_str()))),
-            };
-            turn.unplaced |= moved > 0;
-            if moved < LODGE as u64 {
-                turn.gathered = true;
-                return Ok(true);
-            }
-        }
-    }
-
-    /// Puts entries of the retry store into their slices that lie in none.
-    async fn lodge(&self, reading: &mut Reading, topic: usize) -> Result<bool, Error> {
-        let (Some(order), keys) = (&self.group.order, &self.topics[topic]) else { return Ok(true) };
-        loop {
-            let Some(turn) = &reading.ordered.turns[topic] else { return Ok(false) };
-            let mut range = redis::cmd("ZRANGE");
-            range.arg(&keys.due).arg(0).arg(LODGE - 1);
-            let ids = parse::texts(self.shared.link.value(range).await?, "ZRANGE")?;
-            if ids.is_empty() {
-                return Ok(true);
-            }
-            let mut get = redis::cmd("HMGET");
-            get.arg(&keys.retry).arg(&ids);
-            let records = parse::array(self.shared.link.value(get).await?, "HMGET")?;
-            let mut lodge = scripts::LODGE.call(&[&keys.reader, &keys.retry, &keys.due, &keys.wake]);
-            lodge.arg(&turn.word);
-            for (id, record) in ids.iter().zip(records) {
-                let record = parse::bytes(record).and_then(|record| Record::unpack(record.into()));
-                let message = record.map(|record| record.message(&keys.topic, id.clone()));
-                let lane = message.as_ref().map(|message| order.lane(message));
-                // What cannot be read lies somewhere: its owner says so.
-                lodge.arg(id).arg(lane.map_or(0, Lane::slice)).arg(lane_text(lane, message.as_ref()));
-            }
-            let said = self.said(self.shared.link.one(lodge).await?, "lodge")?;
-            self.due_by(Instant::now());
-            if !self.goes_on(reading, topic, said.as_ref().map(|(word, _)| word.as_str())) {
-                return Ok(false);
-            }
-        }
-    }
-
-    async fn divide(&self, reading: &mut Reading, topic: usize) -> Result<bool, Error> {
-        let keys = &self.topics[topic];
-        let Some(turn) = &reading.ordered.turns[topic] else { return Ok(false) };
-        let mut divide =
-            scripts::DIVIDE.call(&[&keys.reader, &keys.slices, &keys.alive, &keys.retry, &keys.due, &keys.wake]);
-        // After an outage nobody is dead yet: the others may not have had time to show that they live.
-        let burying = u8::from(Instant::now() >= reading.claim_from);
-        divide.arg(&turn.word).arg(&self.consumer).arg(SLICES).arg(burying);
-        let said = self.said(self.shared.link.one(divide).await?, "divide")?;
-        match (said, &mut reading.ordered.turns[topic]) {
-            (Some((word, mut rest)), Some(turn)) if word == "divided" => {
-                turn.divided = rest.next().and_then(parse::text).unwrap_or_default();
-                turn.divide_at = Instant::now() + self.tick();
-                if turn.divided != reading.ordered.shares[topic].version() {
-                    reading.ordered.look_now();
-                    // What is to be read comes after that look.
-                    return Ok(false);
-                }
-                Ok(true)
-            }
-            (said, _) => Ok(self.goes_on(reading, topic, said.as_ref().map(|(word, _)| word.as_str()))),
-        }
-    }
-
-    /// Places what was read and not placed: what this consumer has read and the answer was lost, or what a reader that
-    /// died or froze has left.
-    async fn place_left(&self, reading: &mut Reading, topic: usize) -> Result<bool, Error> {
-        let keys = &self.topics[topic];
-        let Some(turn) = &mut reading.ordered.turns[topic] else { return Ok(false) };
-        let mut list = scripts::UNPLACED.call(&[&keys.stream, &keys.reader]);
-        list.arg(&self.group.name).arg(&turn.word).arg(READ_MIN);
-        let said = self.said(self.shared.link.one(list).await?, "a list")?;
-        let found: Vec<Value> = match said {
-            Some((word, rest)) if word == "found" => rest.collect(),
-            said => return Ok(self.goes_on(reading, topic, said.as_ref().map(|(word, _)| word.as_str()))),
-        };
-        if found.is_empty() {
-            turn.unplaced = false;
-            return Ok(true);
-        }
-        let (mut left, mut trimmed) = (Vec::with_capacity(found.len()), Vec::new());
-        for entry in found {
-            match <[Value; 2]>::try_from(parse::array(entry, "an entry")?) {
-                Ok([id, Value::Array(fields)]) => left.push(Value::Array(vec![id, Value::Array(fields)])),
-                Ok([id, Value::Nil]) => trimmed.extend(parse::text(id)),
-                _ => return Err(errors::unexpected("an entry")),
-            }
-        }
-        if !trimmed.is_empty() {
-            self.let_trimmed_go(topic, keys::READER, &trimmed).await?;
-        }
-        let batch = self.batch(reading, topic, Value::Array(left), 0)?;
-        self.place(reading, vec![batch]).await?;
-        Ok(reading.ordered.turns[topic].is_some())
-    }
-
     /// Reads where it is this consumer's turn, and places what it finds; what is its own goes in line at once as far as
     /// there is room.
     pub(super) async fn read_in_turn(&self, reading: &mut Reading, room: usize) -> Result<(), Error> {
@@ -245,10 +56,9 @@ impl Member {
         let reads = |reading: &Reading, topic: usize| match &reading.ordered.turns[topic] {
             Some(turn) => {
                 let share = &reading.ordered.shares[topic];
-                let is_ready = turn.gathered && !turn.unplaced && turn.divided == share.version();
                 // Who has everything reads no more than it takes at once, and first takes what lies there.
                 let has_use = !share.is_sole() || (room > 0 && !share.is_behind());
-                is_ready && has_use && turn.end.is_none() && now >= turn.rest_until
+                has_use && turn.is_ready(share.version(), now)
             }
             None => false,
         };
@@ -267,7 +77,7 @@ impl Member {
         let answers = self.shared.link.send(commands).await?;
         let mut batches = Vec::new();
         for ((topic, portion), answer) in asked.into_iter().zip(answers) {
-            if let Some(found) = self.was_read(reading, topic, answer)? {
+            if let Some(found) = self.was_read(reading, topic, answer).await? {
                 batches.push(self.batch(reading, topic, found, portion)?);
             }
         }
@@ -283,15 +93,8 @@ impl Member {
         read
     }
 
-    fn was_read(&self, reading: &mut Reading, topic: usize, answer: Answer) -> Result<Option<Value>, Error> {
-        let answer = match answer {
-            Err(error) if errors::code(&error) == errors::Code::WrongType => {
-                let keys = &self.topics[topic];
-                return Err(Error::WrongType { key: keys.stream.clone(), found: "other type".into(), expected: "stream" });
-            }
-            answer => answer,
-        };
-        let said = self.said(answer, "a read")?;
+    async fn was_read(&self, reading: &mut Reading, topic: usize, answer: Answer) -> Result<Option<Value>, Error> {
+        let said = self.said(answer, "a read").await?;
         let turn = &mut reading.ordered.turns[topic];
         match (said, turn) {
             (Some((word, mut rest)), Some(turn)) => match (word.as_str(), rest.next()) {
@@ -299,16 +102,16 @@ impl Member {
                 ("empty", Some(last)) => turn.end = parse::text(last),
                 ("full", _) => turn.rest_until = Instant::now() + TICK,
                 ("changed", _) => reading.ordered.look_now(),
-                ("standby", _) => drop(self.goes_on(reading, topic, None)),
+                ("standby", _) => reading.end_turn(topic),
                 _ => return Err(errors::unexpected("a read")),
             },
-            _ => drop(self.goes_on(reading, topic, None)),
+            _ => reading.end_turn(topic),
         }
         Ok(None)
     }
 
     /// Names the lanes of what was read.
-    fn batch(&self, reading: &Reading, topic: usize, found: Value, room: usize) -> Result<Batch, Error> {
+    pub(super) fn batch(&self, reading: &Reading, topic: usize, found: Value, room: usize) -> Result<Batch, Error> {
         let found = parse::entries(found)?;
         let mut entries = Vec::with_capacity(found.len());
         for (id, fields) in found {
@@ -321,7 +124,7 @@ impl Member {
     }
 
     /// Hands batches to their slices.
-    async fn place(&self, reading: &mut Reading, batches: Vec<Batch>) -> Result<(), Error> {
+    pub(super) async fn place(&self, reading: &mut Reading, batches: Vec<Batch>) -> Result<(), Error> {
         let mut commands = Pipeline::with_capacity(batches.len());
         let mut sent = Vec::with_capacity(batches.len());
         for batch in batches {
@@ -333,9 +136,9 @@ impl Member {
         }
         let answers = self.shared.link.send(commands).await?;
         for (Batch { topic, entries, plan }, answer) in sent.into_iter().zip(answers) {
-            let said = self.said(answer, "place")?;
+            let said = self.said(answer, "place").await?;
             let Some((word, mut rest)) = said.filter(|(word, _)| word == "placed") else {
-                self.goes_on(reading, topic, None);
+                reading.end_turn(topic);
                 continue;
             };
             drop(word);
@@ -386,29 +189,8 @@ impl Member {
         }
         place
     }
-
-    /// True while this consumer has to be reckoned with: it fetches, or it has something in hand.
-    pub(super) fn is_present(&self) -> bool {
-        let fetched = *self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-        fetched.elapsed() < self.group.lease || self.hand.holds_any()
-    }
-
-    /// After something has left the hand: a slice that others are to have may be free.
-    pub(super) fn settled_some(&self) {
-        if self.giving.load(Ordering::Acquire) {
-            self.hand.nudge();
-        }
-    }
 }
 
 fn named(entries: &[Entry]) -> Vec<(&str, u16)> {
     entries.iter().map(|entry| (entry.id.as_str(), entry.slice)).collect()
-}
-
-/// What the retry store keeps of the lane that waits for a message.
-pub(super) fn lane_text(lane: Option<Lane>, message: Option<&Message>) -> String {
-    match (lane, message) {
-        (Some(lane), Some(message)) => format!("{} {}", lane.number(), message.first),
-        _ => String::new(),
-    }
 }

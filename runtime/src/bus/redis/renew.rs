@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 use redis::{Pipeline, Value};
 
 use super::super::{DeliveryId, Error};
+use super::hold::RESCUES;
 use super::member::{Held, Member, millis};
-use super::settle::{RESCUES, record};
+use super::settle::record;
 use super::{before, errors, parse, position_parts, scripts};
 
 /// Ids in one call of the script: bounds how long it holds the server up, and fits the Lua stack several times.

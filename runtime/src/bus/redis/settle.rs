@@ -1,31 +1,21 @@
 //! Settling: plain acknowledgements in bulk, everything else by a script each, all in one write.
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::super::{Delivery, DeliveryId, Error, Settled};
+use super::hold::{COMMITS, DEADS, RETRIES};
 use super::link::Answer;
 use super::member::{Held, Member, millis};
-use super::place::lane_text;
 use super::record::{PLAIN_FIELDS_MAX, Record, dead_fields};
-use super::scripts::{self, Stored};
 use super::{errors, keys, parse};
-use crate::event::{Effects, Fields, Lane, Message, RetryEntry, Settlement};
+use crate::event::{Effects, Fields, Message, RetryEntry, Settlement};
 
 /// Ids in one command. Keeps one command's work on the server well under a millisecond.
 const ACKS: usize = 1_000;
-
-/// A script without order, and with it.
-pub(super) type Scripts = [&'static LazyLock<Stored>; 2];
-pub(super) const BEGINS: Scripts = [&scripts::BEGIN, &scripts::BEGIN_OWNED];
-pub(super) const RESCUES: Scripts = [&scripts::RESCUE, &scripts::RESCUE_OWNED];
-const COMMITS: Scripts = [&scripts::COMMIT, &scripts::COMMIT_OWNED];
-const RETRIES: Scripts = [&scripts::RETRY, &scripts::RETRY_OWNED];
-const DEADS: Scripts = [&scripts::DEAD, &scripts::DEAD_OWNED];
 
 /// One delivery of a batch.
 struct Part {
@@ -142,27 +132,6 @@ impl Member {
         self.ack_singly(parts, &again).await;
     }
 
-    fn ack(&self, topic: usize, all: &[&Held]) -> Cmd {
-        let mut ack = redis::cmd("XACK");
-        ack.arg(&self.topics[topic].stream).arg(&self.group.name);
-        for held in all {
-            ack.arg(held.message.position.as_str());
-        }
-        ack
-    }
-
-    /// The same in a group with order, where each is checked.
-    fn acks(&self, topic: usize, all: &[&Held]) -> Cmd {
-        let keys = &self.topics[topic];
-        let mut acks = scripts::ACKS.call(&[&keys.stream, &keys.retry, &keys.due, &keys.attempts, &keys.slices]);
-        acks.arg(&self.group.name);
-        for held in all {
-            let (slice, owner) = held.place.map_or((0, 0), |place| (place.slice, place.generation));
-            acks.arg(held.message.position.as_str()).arg(slice).arg(self.token(owner)).arg(self.token(held.token));
-        }
-        acks
-    }
-
     async fn ack_singly(&self, parts: &mut [&mut Part], again: &[usize]) {
         if again.is_empty() {
             return;
@@ -265,31 +234,6 @@ impl Member {
             };
         }
         commit
-    }
-
-    /// A call of a script that begins with `stores.lua`.
-    pub(super) fn held_call(&self, [plain, owned]: &Scripts, held: &Held, more: &[&str]) -> Cmd {
-        let keys = &self.topics[held.topic];
-        let due = held.place.map_or_else(|| keys.due.clone(), |place| keys.due_of(place.slice));
-        let mut named = vec![&*keys.stream, &keys.retry, &due, &keys.attempts];
-        if held.place.is_some() {
-            named.push(&keys.slices);
-        }
-        named.extend(more);
-        let mut call = if held.place.is_some() { owned } else { plain }.call(&named);
-        call.arg(&self.group.name).arg(&self.consumer).arg(held.message.position.as_str()).arg(self.token(held.token));
-        if let Some(place) = held.place {
-            // A token of the consumer's, with the generation in it, is what stands on the bus as the slice's owner.
-            call.arg(place.slice).arg(self.token(place.generation));
-        }
-        call
-    }
-
-    /// What the retry store keeps of the lane that waits for a delivery: as it was said, or as it was named when it was
-    /// read.
-    pub(super) fn lane_of(&self, held: &Held, lane: Option<Lane>) -> String {
-        let order = self.group.order.as_ref().filter(|_| held.place.is_some());
-        lane_text(order.map(|order| lane.unwrap_or_else(|| order.lane(&held.message))), Some(&held.message))
     }
 
     fn read_answer(&self, part: &mut Part, answer: Answer) {

@@ -11,8 +11,8 @@ use super::fetch::Reading;
 use super::link::Answer;
 use super::member::{Held, Member, millis};
 use super::ordered::Ordered;
-use super::place::Turn;
 use super::slices::{Change, Owned, Place};
+use super::turn::Turn;
 use super::{errors, keys, parse, scripts};
 use crate::bus::Slice;
 use crate::event::{Lane, Position, SLICES, Topic};
@@ -54,7 +54,7 @@ impl Member {
         let answers = self.shared.link.send(commands).await?;
         let mut all = Vec::with_capacity(answers.len());
         for ((topic, asked), answer) in asked.into_iter().enumerate().zip(answers) {
-            match self.looked(topic, asked, answer)? {
+            match self.looked(topic, asked, answer).await? {
                 Some(found) => all.push(found),
                 None => return Ok(None),
             }
@@ -100,8 +100,7 @@ impl Member {
 
     fn looking(&self, ordered: &mut Ordered, topic: usize, room: usize) -> Cmd {
         let keys = &self.topics[topic];
-        let named =
-            [&*keys.stream, &keys.reader, &keys.slices, &keys.alive, &keys.placed, &keys.wake, &keys.attempts];
+        let named = [&*keys.stream, &keys.reader, &keys.slices, &keys.alive, &keys.placed, &keys.wake, &keys.attempts];
         let mut look = scripts::LOOK.call(&named);
         let share = &mut ordered.shares[topic];
         look.arg(&self.group.name).arg(&self.consumer).arg(millis(self.group.lease)).arg(SLICES);
@@ -114,8 +113,8 @@ impl Member {
         look
     }
 
-    fn looked(&self, topic: usize, asked: usize, answer: Answer) -> Result<Option<Found>, Error> {
-        let Some((turn, mut answer)) = self.said(answer, "a look")? else { return Ok(None) };
+    async fn looked(&self, topic: usize, asked: usize, answer: Answer) -> Result<Option<Found>, Error> {
+        let Some((turn, mut answer)) = self.said(answer, "a look").await? else { return Ok(None) };
         let (Some(wake), Some(version), Some(owned)) =
             (answer.next().and_then(parse::text), answer.next().and_then(parse::text), answer.next())
         else {
@@ -130,13 +129,7 @@ impl Member {
     }
 
     /// Puts what was listed in line, unless it is there or in hand already.
-    fn list(
-        &self,
-        ordered: &mut Ordered,
-        topic: usize,
-        asked: usize,
-        listed: Vec<Listed>,
-    ) -> Result<(), Error> {
+    fn list(&self, ordered: &mut Ordered, topic: usize, asked: usize, listed: Vec<Listed>) -> Result<(), Error> {
         let share = &mut ordered.shares[topic];
         let count: usize = listed.iter().map(|listed| listed.entries.len()).sum();
         if asked > 0 && count < asked {
@@ -269,8 +262,7 @@ impl Member {
         if lost.is_empty() {
             return;
         }
-        let stays =
-            |held: &Held| held.topic != topic || !held.place.is_some_and(|place| lost.contains(&place.slice));
+        let stays = |held: &Held| held.topic != topic || !held.place.is_some_and(|place| lost.contains(&place.slice));
         self.hand.with(|hand| hand.retain(|_, held| stays(held)));
         self.backlog().retain(stays);
     }

@@ -1,0 +1,330 @@
+//! Groups with order on Redis: what the server and the connection can do to them.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use redis::Value;
+use sandbar::bus::{Bus, Delivery, Fetched, Origin, Settled, Subscription};
+use sandbar::event::{Message, SLICES};
+
+use super::count;
+use super::trouble::effects;
+use crate::conformance::ordered::{LANES, Owner, lane_of, ordered};
+use crate::conformance::{
+    Fixture, LONG_LEASE, QUIET, SHORT_LEASE, ack, commit, number, numbers, publish, settle, vanish,
+};
+use crate::support::redis::Server;
+use crate::support::{BOUND, bounded};
+
+/// Lets each live for a while and take nothing.
+async fn idle(owners: &mut [&mut Owner], time: Duration) {
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        for owner in &mut *owners {
+            assert!(owner.step(0).await.is_empty());
+        }
+    }
+}
+
+async fn pending(bus: &Arc<dyn Bus>) -> u64 {
+    bus.status(&"t".into(), "g").await.unwrap().pending
+}
+
+fn sorted(deliveries: &[Delivery]) -> Vec<usize> {
+    let mut numbers = numbers(deliveries);
+    numbers.sort_unstable();
+    numbers
+}
+
+#[tokio::test]
+async fn what_a_dead_reader_has_read_is_placed_before_anything_newer() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    let mut dead = Owner::join(&bus, SHORT_LEASE).await;
+    dead.take_all_slices().await;
+    publish(&bus, "t", LANES * 3).await;
+    // As if it had died between reading and placing.
+    let read = ["XREADGROUP", "GROUP", "g", "sandbar-reader", "COUNT", "10", "STREAMS", "dev-t", ">"];
+    let _: Value = server.run(&read).await;
+    vanish(dead.subscription, Vec::new());
+    let mut heir = Owner::join(&server.host().await, SHORT_LEASE).await;
+    let taken = heir.take(LANES * 3).await;
+    for lane in 0..LANES {
+        let of_lane: Vec<usize> = numbers(&taken).into_iter().filter(|n| n % LANES == lane).collect();
+        assert_eq!(of_lane, [lane, lane + LANES, lane + 2 * LANES]);
+    }
+    assert!(taken.iter().all(|delivery| delivery.origin == Origin::New), "nobody had them in hand");
+}
+
+#[tokio::test]
+async fn who_has_lost_the_turn_reads_and_places_nothing() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    let mut one = Owner::join(&bus, SHORT_LEASE).await;
+    one.take_all_slices().await;
+    let _: () = server.run(&["SET", "{dev-t}.reader.g", "another:1", "PX", "1000"]).await;
+    publish(&bus, "t", 8).await;
+    assert!(one.step(8).await.is_empty());
+    assert_eq!(pending(&bus).await, 0, "it read in another's turn");
+    // What it had read before is not for it to place either.
+    let read = ["XREADGROUP", "GROUP", "g", "sandbar-reader", "COUNT", "1", "STREAMS", "dev-t", ">"];
+    let _: Value = server.run(&read).await;
+    let entry: Vec<(String, Value)> = server.run(&["XRANGE", "dev-t", "-", "+", "COUNT", "1"]).await;
+    let script = concat!(
+        include_str!("../../runtime/src/bus/redis/later.lua"),
+        include_str!("../../runtime/src/bus/redis/place.lua")
+    );
+    let mut place = vec!["EVAL", script, "6", "dev-t"];
+    place.extend(["{dev-t}.reader.g", "{dev-t}.slices.g", "{dev-t}.placed.g", "{dev-t}.wake.g", "{dev-t}.lost.g"]);
+    place.extend(["g", "me:1", "me", "0", "0-0", "1", &entry[0].0, "5"]);
+    let said: Vec<String> = server.run(&place).await;
+    assert_eq!(said, ["standby"]);
+    // Its turn comes again, and all is there.
+    assert_eq!(sorted(&one.take(8).await), (0..8).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_was_trimmed_in_hand_commits_and_is_inherited_with_its_lane() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    publish(&bus, "t", 2).await;
+    let mut one = Owner::join(&bus, SHORT_LEASE).await;
+    let mut held = one.take(2).await;
+    held.sort_by_key(|delivery| number(&delivery.message));
+    server.lose_messages("t").await;
+    assert!(one.subscription.renew().await.unwrap().is_empty(), "nothing is lost");
+    commit(&one.subscription, held.remove(0), effects(&["out"])).await;
+    assert_eq!(count(&server, &["XLEN", "dev-out"]).await, 1);
+    let left: Message = held[0].message.clone();
+    vanish(one.subscription, held);
+    let mut heir = Owner::join(&server.host().await, SHORT_LEASE).await;
+    let taken = heir.take(1).await.remove(0);
+    assert_eq!((&taken.message, taken.origin), (&left, Origin::Inherited));
+    assert_eq!(
+        heir.waiting.iter().map(|one| (one.lane, &one.first)).collect::<Vec<_>>(),
+        [(lane_of(&left), &left.first)]
+    );
+    commit(&heir.subscription, taken, ack()).await;
+    let status = bus.status(&"t".into(), "g").await.unwrap();
+    assert_eq!((status.pending, status.retrying, status.lost), (0, 0, 0));
+}
+
+#[tokio::test]
+async fn what_is_trimmed_before_it_was_handed_out_is_counted_as_lost() {
+    for server in [Server::start(&[]).await, Server::start_old().await] {
+        let bus = server.host().await;
+        let mut one = Owner::join(&bus, SHORT_LEASE).await;
+        one.take_all_slices().await;
+        let mut two = Owner::join(&server.host().await, SHORT_LEASE).await;
+        while one.slices.len() != two.slices.len() {
+            idle(&mut [&mut one, &mut two], QUIET).await;
+        }
+        publish(&bus, "t", 50).await;
+        while pending(&bus).await < 50 {
+            idle(&mut [&mut one, &mut two], Duration::from_millis(50)).await;
+        }
+        server.lose_messages("t").await;
+        let end = Instant::now() + BOUND;
+        while pending(&bus).await > 0 {
+            assert!(Instant::now() < end, "{} are pending still", pending(&bus).await);
+            assert!(one.step(9).await.is_empty() && two.step(9).await.is_empty());
+        }
+        assert_eq!(bus.status(&"t".into(), "g").await.unwrap().lost, 50);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_read_while_a_hundred_thousand_are_pending() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    let mut one = Owner::join(&bus, SHORT_LEASE).await;
+    one.take_all_slices().await;
+    let mut two = Owner::join(&server.host().await, SHORT_LEASE).await;
+    while one.slices.len() != two.slices.len() {
+        idle(&mut [&mut one, &mut two], QUIET).await;
+    }
+    let append = "for n = 0, 101999 do redis.call('XADD', KEYS[1], '*', 'n', n) end";
+    let _: () = server.run(&["EVAL", append, "1", "dev-t"]).await;
+    while pending(&bus).await < 100_000 {
+        idle(&mut [&mut one, &mut two], QUIET).await;
+    }
+    let full = pending(&bus).await;
+    assert!(full < 101_100, "{full}");
+    idle(&mut [&mut one, &mut two], QUIET).await;
+    assert_eq!(pending(&bus).await, full, "it reads on");
+    // And reads on when some are settled.
+    for owner in [&mut one, &mut two] {
+        let some = owner.take(1_000).await;
+        let answers = owner.subscription.settle(some.into_iter().map(|delivery| (delivery, ack())).collect()).await;
+        assert!(answers.iter().all(|answer| matches!(answer, Settled::Committed)));
+    }
+    let end = Instant::now() + BOUND;
+    while pending(&bus).await < 100_000 {
+        assert!(Instant::now() < end, "it does not read again");
+        idle(&mut [&mut one, &mut two], QUIET).await;
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_dead_for_one_lease_after_an_outage() {
+    let server = Server::start(&["appendonly", "yes", "appendfsync", "always"]).await;
+    let mut one = Owner::join(&server.host().await, SHORT_LEASE).await;
+    one.take_all_slices().await;
+    let mut two = Owner::join(&server.host().await, SHORT_LEASE).await;
+    while one.slices.len() != two.slices.len() {
+        idle(&mut [&mut one, &mut two], QUIET).await;
+    }
+    let bus = server.host().await;
+    publish(&bus, "t", 32).await;
+    let mut held = Vec::new();
+    while held.is_empty() {
+        assert!(one.step(0).await.is_empty());
+        held = two.step(1).await;
+    }
+    server.kill();
+    tokio::time::sleep(SHORT_LEASE * 3 / 2).await;
+    server.revive().await;
+    // The first is back first; the second could not show that it lives.
+    let half = one.slices.len();
+    let start = Instant::now();
+    while start.elapsed() < SHORT_LEASE / 2 {
+        match bounded("fetch", one.subscription.fetch(0, Duration::from_millis(20))).await {
+            Ok(Fetched::Deliveries(_)) => {}
+            Ok(Fetched::Turnover(turnover)) => panic!("{turnover:?}"),
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
+    }
+    while two.subscription.renew().await.is_err() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    commit(&two.subscription, held.remove(0), effects(&["out"])).await;
+    assert_eq!(half, usize::from(SLICES) / 2);
+}
+
+#[tokio::test]
+async fn the_names_of_slices_are_nobody() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    publish(&bus, "t", 16).await;
+    let mut one = Owner::join(&bus, LONG_LEASE).await;
+    let held = one.take(16).await;
+    let status = bus.status(&"t".into(), "g").await.unwrap();
+    assert_eq!(status.consumers, [one.subscription.consumer()]);
+    assert_eq!(status.pending, 16);
+    let probed = bus.probe(&[ordered(LONG_LEASE)]).await.unwrap();
+    assert!(probed.is_empty(), "{probed:?}");
+    drop(held);
+}
+
+#[tokio::test]
+async fn a_settlement_whose_answer_is_lost_is_stored_once() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    publish(&bus, "t", 2).await;
+    let mut one = Owner::join(&bus, LONG_LEASE).await;
+    let mut held = one.take(2).await;
+    // As if an acknowledgement had been stored and its answer lost.
+    let id = held[0].message.position.to_string();
+    let _: u64 = server.run(&["XACK", "dev-t", "g", &id]).await;
+    commit(&one.subscription, held.remove(0), ack()).await;
+    // But what another has is not this one's to acknowledge.
+    let id = held[0].message.position.to_string();
+    let _: Value = server.run(&["XCLAIM", "dev-t", "g", "another", "0", &id]).await;
+    let answer = settle(&one.subscription, held.remove(0), ack()).await;
+    assert!(matches!(answer, Settled::Lost), "{answer:?}");
+    assert_eq!(pending(&bus).await, 1);
+}
+
+/// What several consumers have done, in order.
+type Done = Arc<Mutex<Vec<usize>>>;
+
+/// Takes, notes and acknowledges one by one until it is told to stop, freezing now and then.
+async fn run(subscription: Arc<dyn Subscription>, done: Done, count: usize, freezes: bool) {
+    let mut slices = HashSet::new();
+    let mut renewed = Instant::now();
+    let mut fetches = 0;
+    while done.lock().unwrap().iter().collect::<HashSet<_>>().len() < count {
+        if renewed.elapsed() > SHORT_LEASE / 4 && subscription.renew().await.is_ok() {
+            renewed = Instant::now();
+        }
+        let fetched = bounded("fetch", subscription.fetch(5, Duration::from_millis(20))).await;
+        let deliveries = match fetched {
+            Ok(Fetched::Deliveries(deliveries)) => deliveries,
+            Ok(Fetched::Turnover(turnover)) => {
+                turnover.lost.iter().for_each(|slice| drop(slices.remove(slice)));
+                slices.extend(turnover.gained);
+                continue;
+            }
+            Ok(other) => panic!("{other:?}"),
+            Err(error) => {
+                assert!(error.is_transient(), "{error}");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                continue;
+            }
+        };
+        fetches += 1;
+        if freezes && fetches % 40 == 0 && !deliveries.is_empty() {
+            tokio::time::sleep(SHORT_LEASE * 3).await;
+        }
+        for delivery in deliveries {
+            let n = number(&delivery.message);
+            let mut next = Some((delivery, ack()));
+            while let Some((delivery, settlement)) = next.take() {
+                match settle(&subscription, delivery, settlement).await {
+                    Settled::Committed => done.lock().unwrap().push(n),
+                    Settled::Lost => {}
+                    Settled::Failed(delivery, settlement, _) => next = Some((delivery, settlement)),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+    }
+    drop(subscription.close().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_keep_their_order_while_connections_are_cut_and_hosts_freeze() {
+    const COUNT: usize = 3_000;
+    let server = Arc::new(Server::start(&[]).await);
+    let done = Done::default();
+    let mut hosts = tokio::task::JoinSet::new();
+    for n in 0..3 {
+        let subscription = server.host().await.subscribe(&ordered(SHORT_LEASE)).await.unwrap();
+        hosts.spawn(run(subscription, Arc::clone(&done), COUNT, n > 0));
+    }
+    let mut connection = server.connection().await;
+    bounded("handling all", async {
+        let mut published = 0;
+        let mut rounds = 0;
+        while hosts.len() == 3 {
+            rounds += 1;
+            if published < COUNT {
+                let mut append = redis::pipe();
+                for n in published..published + 50 {
+                    append.cmd("XADD").arg("dev-t").arg("*").arg("n").arg(n).ignore();
+                }
+                append.query_async::<()>(&mut connection).await.unwrap();
+                published += 50;
+            }
+            if rounds % 4 == 0 && rounds < 120 {
+                let kill = ["KILL", "TYPE", "normal", "SKIPME", "yes"];
+                let _: u64 = redis::cmd("CLIENT").arg(&kill).query_async(&mut connection).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if let Some(ended) = hosts.try_join_next() {
+                ended.unwrap();
+            }
+        }
+    })
+    .await;
+    let done = done.lock().unwrap().clone();
+    let mut seen = BTreeSet::new();
+    let mut last: HashMap<usize, usize> = HashMap::new();
+    for n in done.into_iter().filter(|n| seen.insert(*n)) {
+        let before = last.insert(n % LANES, n);
+        assert_eq!(before.map_or(n % LANES, |before| before + LANES), n, "{n} came after {before:?}");
+    }
+    assert_eq!(seen.len(), COUNT);
+}
