@@ -58,6 +58,24 @@ async fn what_a_dead_reader_has_read_is_placed_before_anything_newer() {
 }
 
 #[tokio::test]
+async fn what_is_trimmed_between_reading_and_placing_is_counted_as_lost() {
+    for server in [Server::start(&[]).await, Server::start_old().await] {
+        let bus = server.host().await;
+        let mut one = Owner::join(&bus, SHORT_LEASE).await;
+        one.take_all_slices().await;
+        publish(&bus, "t", 4).await;
+        let read = ["XREADGROUP", "GROUP", "g", "sandbar-reader", "COUNT", "10", "STREAMS", "dev-t", ">"];
+        let _: Value = server.run(&read).await;
+        let _: u64 = server.run(&["XTRIM", "dev-t", "MAXLEN", "2"]).await;
+        vanish(one.subscription, Vec::new());
+        let mut heir = Owner::join(&server.host().await, SHORT_LEASE).await;
+        assert_eq!(sorted(&heir.take(2).await), [2, 3]);
+        let status = bus.status(&"t".into(), "g").await.unwrap();
+        assert_eq!((status.pending, status.lost), (2, 2));
+    }
+}
+
+#[tokio::test]
 async fn who_has_lost_the_turn_reads_and_places_nothing() {
     let server = Server::start(&[]).await;
     let bus = server.host().await;

@@ -78,7 +78,7 @@ for n = 1, #moved, 2 do
       elseif marks[2] and not later(id, marks[2]) then
         how = 'dropped'
       end
-      listed[#listed + 1] = {id, stored and stored[2], how, begun or ''}
+      listed[#listed + 1] = {id, stored and stored[2] or false, how, begun or ''}
     end
     if #pending == room then
       listed[2], listed[4] = pending[#pending][1], 1

@@ -8,6 +8,6 @@ end
 local found = {'found'}
 for _, entry in ipairs(redis.call('XPENDING', KEYS[1], ARGV[1], '-', '+', ARGV[3], 'sandbar-reader')) do
   local stored = redis.call('XRANGE', KEYS[1], entry[1], entry[1])[1]
-  found[#found + 1] = {entry[1], stored and stored[2]}
+  found[#found + 1] = {entry[1], stored and stored[2] or false}
 end
 return found
