@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use redis::Value;
 use sandbar::bus::{Bus, Delivery, Fetched, Origin, Settled, Subscription};
-use sandbar::event::{Message, SLICES};
+use sandbar::event::{Lane, Message, SLICES};
 
 use super::count;
 use super::trouble::effects;
 use crate::conformance::ordered::{LANES, Owner, lane_of, ordered};
 use crate::conformance::{
-    Fixture, LONG_LEASE, QUIET, SHORT_LEASE, ack, commit, number, numbers, publish, settle, vanish,
+    Fixture, LONG_LEASE, QUIET, SHORT_LEASE, ack, commit, join, number, numbered, numbers, publish, retry, settle,
+    take, vanish,
 };
 use crate::support::redis::Server;
 use crate::support::{BOUND, bounded};
@@ -253,6 +254,97 @@ async fn a_settlement_whose_answer_is_lost_is_stored_once() {
     let answer = settle(&one.subscription, held.remove(0), ack()).await;
     assert!(matches!(answer, Settled::Lost), "{answer:?}");
     assert_eq!(pending(&bus).await, 1);
+}
+
+#[tokio::test]
+async fn what_waits_for_a_retry_goes_along_when_order_is_given_up_and_taken_up() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    publish(&bus, "t", 2).await;
+    let mut with = Owner::join(&bus, SHORT_LEASE).await;
+    for delivery in with.take(2).await {
+        commit(&with.subscription, delivery, retry(1, SHORT_LEASE * 2)).await;
+    }
+    // No lane was said: it is named anew.
+    assert_eq!(count(&server, &["ZCARD", "{dev-t}.due.g"]).await, 0);
+    with.subscription.close().await.unwrap();
+    let without = join(&bus, SHORT_LEASE).await;
+    let mut taken = take(&without, 2).await;
+    assert_eq!(sorted(&taken), [0, 1]);
+    assert!(taken.iter().all(|delivery| (delivery.origin, delivery.attempts) == (Origin::Retry, 1)));
+    commit(&without, taken.remove(0), ack()).await;
+    commit(&without, taken.remove(0), retry(2, Duration::ZERO)).await;
+    without.close().await.unwrap();
+    let mut with = Owner::join(&bus, SHORT_LEASE).await;
+    let back = with.take(1).await.remove(0);
+    assert_eq!(back.attempts, 2);
+    commit(&with.subscription, back, ack()).await;
+    assert_eq!(bus.status(&"t".into(), "g").await.unwrap().retrying, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_goes_to_another_wakes_it() {
+    const COUNT: usize = 15;
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    let mut one = Owner::join(&bus, LONG_LEASE).await;
+    one.take_all_slices().await;
+    let mut two = Owner::join(&server.host().await, LONG_LEASE).await;
+    while one.slices.len() != two.slices.len() {
+        idle(&mut [&mut one, &mut two], QUIET).await;
+    }
+    // Of a lane that is the second's, while the first reads and both wait.
+    let is_of = |n: &usize| two.slices.iter().any(|slice| slice.number == lane_at(*n).slice());
+    let lane = (0..LANES).find(is_of).expect("one of eight lanes");
+    let reader = Arc::clone(&one.subscription);
+    let reads = tokio::spawn(async move { while reader.fetch(8, BOUND).await.is_ok() {} });
+    let start = Instant::now();
+    for _ in 0..COUNT {
+        bus.publish(&[numbered("t", lane)]).await.unwrap();
+        let found = bounded("fetch", two.subscription.fetch(8, BOUND)).await.unwrap();
+        let Fetched::Deliveries(some) = found else { panic!("{found:?}") };
+        for delivery in some {
+            commit(&two.subscription, delivery, ack()).await;
+        }
+    }
+    // Without being woken it looks once a second.
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    reads.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fetches_that_are_given_up_lose_nothing_and_keep_the_order() {
+    const COUNT: usize = 800;
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    publish(&bus, "t", COUNT).await;
+    let mut one = Owner::join(&bus, SHORT_LEASE).await;
+    one.take_all_slices().await;
+    let mut done = Vec::new();
+    let end = Instant::now() + BOUND;
+    for round in 0_u64.. {
+        assert!(Instant::now() < end, "{} of {COUNT} came", done.len());
+        if done.len() == COUNT {
+            break;
+        }
+        one.subscription.renew().await.unwrap();
+        let patience = Duration::from_micros(100 * (1 + round % 40));
+        let fetched = tokio::time::timeout(patience, one.subscription.fetch(7, QUIET)).await;
+        if let Ok(Ok(Fetched::Deliveries(some))) = fetched {
+            done.extend(numbers(&some));
+            for delivery in some {
+                commit(&one.subscription, delivery, ack()).await;
+            }
+        }
+    }
+    for lane in 0..LANES {
+        let of_lane: Vec<usize> = done.iter().copied().filter(|n| n % LANES == lane).collect();
+        assert_eq!(of_lane, (lane..COUNT).step_by(LANES).collect::<Vec<_>>());
+    }
+}
+
+fn lane_at(n: usize) -> Lane {
+    Lane::of("t", (n % LANES).to_string().as_bytes())
 }
 
 /// What several consumers have done, in order.

@@ -3,8 +3,7 @@
 -- KEYS: retry due slices alive placed wake reader
 -- ARGV: slices
 local retry, due, slices, alive = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
--- Two counters stay for ever, so that no owner's mark is ever used twice.
-if redis.call('HLEN', slices) <= 2 then
+if redis.call('EXISTS', slices) == 0 then
   return 0
 end
 local time = redis.call('TIME')
@@ -19,6 +18,7 @@ for slice = 0, tonumber(ARGV[1]) - 1 do
     redis.call('DEL', store)
   end
 end
+-- Two counters stay for ever, so that no owner's mark is ever used twice.
 local version = redis.call('HINCRBY', slices, 'version', 1)
 local turns = redis.call('HGET', slices, 'turns') or 0
 redis.call('DEL', slices, alive, KEYS[5], KEYS[6], KEYS[7])
