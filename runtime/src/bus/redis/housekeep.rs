@@ -330,8 +330,7 @@ impl Member {
 
 /// Takes over what a group with order left in the retry store of a group that has none now.
 pub(super) fn unite(keys: &Keys) -> Cmd {
-    let named = [&*keys.retry, &keys.due, &keys.slices, &keys.alive, &keys.placed, &keys.wake, &keys.reader];
-    let mut unite = scripts::UNITE.call(&named);
+    let mut unite = scripts::UNITE.call(&[&keys.due, &keys.slices, &keys.alive]);
     unite.arg(SLICES);
     unite
 }
