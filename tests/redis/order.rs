@@ -85,6 +85,13 @@ async fn who_has_lost_the_turn_reads_and_places_nothing() {
     let _: () = server.run(&["SET", "{dev-t}.reader.g", "another:1", "PX", "1000"]).await;
     publish(&bus, "t", 8).await;
     assert!(one.step(8).await.is_empty());
+    // Nor by a script that was on its way when the turn went to another.
+    let script = include_str!("../../runtime/src/bus/redis/read.lua");
+    let version: String = server.run(&["HGET", "{dev-t}.slices.g", "version"]).await;
+    let mut read = vec!["EVAL", script, "3", "dev-t", "{dev-t}.reader.g", "{dev-t}.slices.g"];
+    read.extend(["g", "me:1", &version, "800", "8", "0"]);
+    let said: Value = server.run(&read).await;
+    assert_eq!(said, Value::Array(vec![Value::BulkString(b"standby".to_vec())]));
     assert_eq!(pending(&bus).await, 0, "it read in another's turn");
     // What it had read before is not for it to place either.
     let read = ["XREADGROUP", "GROUP", "g", "sandbar-reader", "COUNT", "1", "STREAMS", "dev-t", ">"];
