@@ -264,6 +264,25 @@ async fn a_settlement_whose_answer_is_lost_is_stored_once() {
 }
 
 #[tokio::test]
+async fn what_a_host_without_order_leaves_is_found_though_newer_ones_came_first() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    let mut one = Owner::join(&bus, SHORT_LEASE).await;
+    one.take_all_slices().await;
+    publish(&bus, "t", LANES * 2).await;
+    // A host of the former configuration reads one, and dies.
+    let read = ["XREADGROUP", "GROUP", "g", "former", "COUNT", "1", "STREAMS", "dev-t", ">"];
+    let _: Value = server.run(&read).await;
+    for delivery in one.take(LANES * 2 - 1).await {
+        commit(&one.subscription, delivery, ack()).await;
+    }
+    let left = one.take(1).await.remove(0);
+    assert_eq!(number(&left.message), 0);
+    commit(&one.subscription, left, ack()).await;
+    assert_eq!(pending(&bus).await, 0);
+}
+
+#[tokio::test]
 async fn what_waits_for_a_retry_goes_along_when_order_is_given_up_and_taken_up() {
     let server = Server::start(&[]).await;
     let bus = server.host().await;
