@@ -283,6 +283,28 @@ async fn what_a_host_without_order_leaves_is_found_though_newer_ones_came_first(
 }
 
 #[tokio::test]
+async fn what_another_reader_has_placed_comes_before_what_is_read_after_it() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    let mut one = Owner::join(&bus, LONG_LEASE).await;
+    one.take_all_slices().await;
+    let lane_0 = |n: usize| numbered("t", n * LANES);
+    bus.publish(&[lane_0(0)]).await.unwrap();
+    let first = one.take(1).await.remove(0);
+    commit(&one.subscription, first, ack()).await;
+    // As if another had read and placed one, in a turn between two of this one's.
+    let between = bus.publish(&[lane_0(1)]).await.unwrap().remove(0).to_string();
+    let read = ["XREADGROUP", "GROUP", "g", "sandbar-reader", "COUNT", "1", "STREAMS", "dev-t", ">"];
+    let _: Value = server.run(&read).await;
+    let slice = lane_at(0).slice().to_string();
+    let name = format!("sandbar-slice-{slice}");
+    let _: Value = server.run(&["XCLAIM", "dev-t", "g", &name, "0", &between]).await;
+    let _: u64 = server.run(&["HSET", "{dev-t}.placed.g", &slice, &between]).await;
+    bus.publish(&[lane_0(2)]).await.unwrap();
+    assert_eq!(numbers(&one.take(2).await), [LANES, 2 * LANES]);
+}
+
+#[tokio::test]
 async fn what_waits_for_a_retry_goes_along_when_order_is_given_up_and_taken_up() {
     let server = Server::start(&[]).await;
     let bus = server.host().await;
