@@ -116,10 +116,10 @@ impl Member {
         let room = |waiting: usize| if want == Want::All { max.saturating_sub(waiting) } else { 0 };
         let free = room(self.backlog().len());
         let behind = free > 0 && reading.ordered.shares.iter().any(Share::is_behind);
-        if behind || Instant::now() >= reading.ordered.look_at {
-            if let Some(turnover) = self.look(reading, free).await? {
-                return Ok(Some(turnover));
-            }
+        if (behind || Instant::now() >= reading.ordered.look_at)
+            && let Some(turnover) = self.look(reading, free).await?
+        {
+            return Ok(Some(turnover));
         }
         self.begin_turns(reading).await?;
         let free = room(self.backlog().len());

@@ -120,7 +120,8 @@ proptest! {
         let (mut share, mut bus) = (Share::default(), Bus { next: 1, ..Bus::default() });
         // Slice 3 is another's.
         share.apply("1".into(), &owned(0..3));
-        let (mut hand, mut handed): (Vec<(u64, u16)>, Vec<(u64, u16)>) = Default::default();
+        let mut hand: Vec<(u64, u16)> = Vec::new();
+        let mut handed: Vec<(u64, u16)> = Vec::new();
         for step in steps {
             match step {
                 Step::Read(slices, room, lost) => {
