@@ -5,6 +5,13 @@
 local stream, retry, due, attempts, slices = unpack(KEYS)
 local group = ARGV[1]
 local owners, answers = {}, {}
+-- This runs once for every event there is: each call that can be spared is.
+local recorded = redis.call('EXISTS', attempts) == 1
+local function forget(id)
+  if recorded then
+    redis.call('HDEL', attempts, id)
+  end
+end
 for at = 2, #ARGV, 4 do
   local id, slice, owner = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   if owners[slice] == nil then
@@ -13,20 +20,22 @@ for at = 2, #ARGV, 4 do
   local done = 0
   if owners[slice] == owner then
     local found = redis.pcall('XPENDING', stream, group, id, id, 1)
-    local token = redis.call('HGET', retry, id .. ':owner')
     if not found.err and found[1] then
       if found[1][2] == 'sandbar-slice-' .. slice then
-        redis.call('HDEL', attempts, id)
+        forget(id)
         done = redis.call('XACK', stream, group, id)
       end
-    elseif token == ARGV[at + 3] then
-      redis.call('HDEL', attempts, id)
-      redis.call('ZREM', due .. '.' .. slice, id)
-      redis.call('HDEL', retry, id, id .. ':owner', id .. ':lane')
-      done = 1
-    elseif not token and redis.call('HEXISTS', retry, id) == 0 then
-      -- Nobody but this consumer could have settled it: it did, and the answer was lost.
-      done = 1
+    else
+      local stored = redis.call('HMGET', retry, id, id .. ':owner')
+      if stored[2] == ARGV[at + 3] then
+        forget(id)
+        redis.call('ZREM', due .. '.' .. slice, id)
+        redis.call('HDEL', retry, id, id .. ':owner', id .. ':lane')
+        done = 1
+      elseif not stored[1] then
+        -- Nobody but this consumer could have settled it: it did, and the answer was lost.
+        done = 1
+      end
     end
   end
   answers[#answers + 1] = done
