@@ -8,6 +8,8 @@ use sandbar::bus::{Bus, Settings, open};
 use crate::conformance::{Fixture, conformance};
 use crate::support::redis::Server;
 
+mod divided;
+mod order;
 mod outage;
 mod repair;
 mod reports;

@@ -29,7 +29,7 @@ async fn keys_keep_their_order_whatever_happens_to_three_hosts_on_redis() {
 /// In each round numbered events arrive while a host is frozen beyond its lease, is killed, stops, or (on a server) all
 /// hosts lose their connections. Every fifth event fails once.
 async fn fifty_rounds(bench: &Bench, url: &str, server: Option<&Server>) {
-    let bus = open(url).await;
+    let mut bus = open(url).await;
     let handler = HandlerToml::new("sequence", "sequence", "in")
         .with("order = \"key\"\nkey = \"/course/key\"\nretry_first = \"20ms\"")
         .with("[handler.grants]\npublish = [\"out\"]");
@@ -57,6 +57,8 @@ async fn fifty_rounds(bench: &Bench, url: &str, server: Option<&Server>) {
             _ => {
                 if let Some(server) = server {
                     let _killed: i64 = server.run(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]).await;
+                    // The test's own is gone with them.
+                    bus = open(url).await;
                 }
                 hosts.push_back(host);
             }

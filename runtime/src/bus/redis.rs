@@ -24,15 +24,20 @@ mod ages;
 mod errors;
 mod fetch;
 mod flight;
+mod hold;
 mod housekeep;
 mod keys;
 mod link;
 mod member;
+mod ordered;
 mod parse;
+mod place;
 mod record;
 mod renew;
 mod scripts;
 mod settle;
+mod slices;
+mod survey;
 mod turn;
 mod url;
 
@@ -113,6 +118,11 @@ impl Bus for Redis {
         let member = Member::new(Arc::clone(&self.shared), group, topics);
         for (keys, start) in member.topics.iter().zip(&starts) {
             self.shared.join(keys, &group.name, &member.consumer, start, member.life()).await?;
+        }
+        if group.order.is_none() {
+            for keys in &member.topics {
+                self.shared.link.value(housekeep::unite(keys)).await?;
+            }
         }
         // Sets the mark: from here on a group that vanishes is made again where it was.
         member.renew_all().await?;

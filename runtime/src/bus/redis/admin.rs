@@ -4,10 +4,10 @@ use redis::{Pipeline, Value};
 
 use super::super::{DeadLetter, Error, GroupStatus, Requeue};
 use super::errors::Code;
-use super::keys::Keys;
+use super::keys::{Keys, is_virtual};
 use super::record::{OURS, PLAIN_FIELDS_MAX, Record, dead_letter};
 use super::{FOREIGN_IDLE, GIVEN_BACK, Shared, errors, millis, parse, position_parts, scripts};
-use crate::event::{Position, Topic, Versioned};
+use crate::event::{Position, SLICES, Topic, Versioned};
 
 /// Entries counted in one call, where the server cannot tell the lag itself.
 const COUNT_PAGE: u64 = 1_000;
@@ -55,13 +55,19 @@ impl Shared {
         }
         let mut commands = Pipeline::new();
         commands.cmd("ZCARD").arg(&keys.due).cmd("XLEN").arg(&keys.dead).cmd("GET").arg(&keys.lost);
+        // With order each slice has its own.
+        for slice in 0..SLICES {
+            commands.cmd("ZCARD").arg(keys.due_of(slice));
+        }
         let oldest_dead_letter = self.first_dead_letter(&keys).await?;
-        let mut counts = Vec::with_capacity(3);
+        let mut counts = Vec::with_capacity(commands.len());
         for answer in self.link.send(commands).await? {
             counts.push(parse::count(&answer.map_err(|error| errors::answered(self.link.target(), &error))?));
         }
-        let [retrying, dead_letters, lost] =
-            <[u64; 3]>::try_from(counts).map_err(|_| errors::unexpected("a pipeline"))?;
+        let [in_store, dead_letters, lost, in_slices @ ..] = counts.as_slice() else {
+            return Err(errors::unexpected("a pipeline"));
+        };
+        let (retrying, dead_letters, lost) = (in_store + in_slices.iter().sum::<u64>(), *dead_letters, *lost);
         let stores = GroupStatus { retrying, dead_letters, lost, oldest_dead_letter, ..GroupStatus::default() };
         let Some(info) = self.info(&keys, group).await? else { return Ok(stores) };
         let extent = self.extent(&keys).await?;
@@ -151,7 +157,7 @@ impl Shared {
             let Some(name) = parse::named(&pairs, "name").cloned().and_then(parse::text) else {
                 return Err(errors::unexpected("XINFO CONSUMERS"));
             };
-            if name == GIVEN_BACK {
+            if name == GIVEN_BACK || is_virtual(&name) {
                 continue;
             }
             let idle = parse::named(&pairs, "idle").map_or(0, parse::count);

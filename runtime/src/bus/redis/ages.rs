@@ -9,7 +9,7 @@ use super::super::Error;
 use super::errors::Code;
 use super::keys::Keys;
 use super::{Shared, errors, parse, position_parts};
-use crate::event::from_unix_millis;
+use crate::event::{SLICES, from_unix_millis};
 
 /// Ids of the retry store in one answer.
 const PAGE: usize = 1_000;
@@ -49,6 +49,15 @@ impl Shared {
             if last {
                 break;
             }
+        }
+        // With order each slice has its own.
+        let mut commands = Pipeline::new();
+        for slice in 0..SLICES {
+            commands.cmd("ZRANGE").arg(keys.due_of(slice)).arg(0).arg(PAGE - 1);
+        }
+        for answer in self.link.send(commands).await? {
+            let ids = answer.map_err(|error| errors::answered(self.link.target(), &error))?;
+            parse::texts(ids, "ZRANGE")?.into_iter().for_each(|id| add(Some(id)));
         }
         Ok(oldest.map(from_unix_millis))
     }

@@ -3,6 +3,11 @@
 use super::super::stream_name;
 use crate::event::Topic;
 
+/// The consumer under whose name the reader of a group with order reads, whoever that is.
+pub(super) const READER: &str = "sandbar-reader";
+/// The consumer under whose name a slice's entries are pending, before its number.
+const SLICE: &str = "sandbar-slice-";
+
 /// The keys of one group on one topic.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
@@ -26,8 +31,16 @@ pub(super) struct Keys {
     pub(super) lost: String,
     /// Hash: what our consumers tell of themselves, by name. Of a group's first topic only.
     pub(super) reports: String,
-    /// String with a lease: the active consumer of an exclusive group.
+    /// String with a lease: who reads for a group with order.
     pub(super) reader: String,
+    /// Hash: who has which slice, and what is to become of it.
+    pub(super) slices: String,
+    /// Sorted set: consumers that slices are divided among, to the time until which each is reckoned with.
+    pub(super) alive: String,
+    /// Hash: the last entry placed in each slice.
+    pub(super) placed: String,
+    /// Stream, a short one: something has changed for consumers other than the reader.
+    pub(super) wake: String,
 }
 
 // === impl Keys ===
@@ -47,9 +60,28 @@ impl Keys {
             lost: key("lost"),
             reports: key("reports"),
             reader: key("reader"),
+            slices: key("slices"),
+            alive: key("alive"),
+            placed: key("placed"),
+            wake: key("wake"),
             stream,
         }
     }
+
+    /// The sorted set of one slice's retries, in a group with order. Scripts make the name themselves.
+    pub(super) fn due_of(&self, slice: u16) -> String {
+        format!("{}.{slice}", self.due)
+    }
+}
+
+/// The name under which the entries of a slice are pending.
+pub(super) fn slice_name(slice: u16) -> String {
+    format!("{SLICE}{slice}")
+}
+
+/// True of names that stand for nobody in particular.
+pub(super) fn is_virtual(consumer: &str) -> bool {
+    consumer == READER || consumer.strip_prefix(SLICE).is_some_and(|number| number.parse::<u16>().is_ok())
 }
 
 /// The hash that holds a key space.

@@ -14,9 +14,11 @@ use super::super::{
     Delivery, DeliveryId, Error, Fetched, Group, InHand, Origin, Settled, Subscription, unique_consumer,
 };
 use super::fetch::{Reading, Want};
+use super::hold::BEGINS;
 use super::keys::Keys;
+use super::slices::Place;
 use super::{Shared, errors, parse, scripts};
-use crate::event::{Message, Position, Settlement};
+use crate::event::{Message, Position, SLICES, Settlement};
 
 /// The consumer to whose name a leaving one moves what it has in hand. Nobody reads under it.
 pub(super) const GIVEN_BACK: &str = "sandbar-given-back";
@@ -44,6 +46,10 @@ pub(super) struct Member {
     pub(super) remade: AtomicBool,
     /// Each topic's last-delivered-id when it was last looked at.
     pub(super) delivered: Mutex<Vec<String>>,
+    /// When `fetch` was last at work.
+    pub(super) fetched: Mutex<Instant>,
+    /// Slices that others are to have wait until nothing of them is in hand.
+    pub(super) giving: AtomicBool,
     pub(super) closing: Notify,
     pub(super) closed: AtomicBool,
     tokens: AtomicU64,
@@ -63,6 +69,8 @@ pub(super) struct Held {
     pub(super) stored: bool,
     /// Attempts of it are recorded on the bus.
     pub(super) counted: bool,
+    /// Its slice, in a group with order.
+    pub(super) place: Option<Place>,
     /// Being settled: what becomes of it is said there.
     pub(super) settling: bool,
 }
@@ -96,6 +104,8 @@ impl Member {
             gone: AtomicBool::new(false),
             remade: AtomicBool::new(false),
             delivered: Mutex::new(delivered),
+            fetched: Mutex::new(Instant::now()),
+            giving: AtomicBool::new(false),
             closing: Notify::new(),
             closed: AtomicBool::new(false),
             tokens: AtomicU64::new(0),
@@ -109,7 +119,8 @@ impl Member {
 
     pub(super) fn held(&self, topic: usize, message: Message, origin: Origin) -> Held {
         let token = self.held_token();
-        Held { topic, message, attempts: 0, origin, token, stored: false, counted: false, settling: false }
+        let (attempts, place) = (0, None);
+        Held { topic, message, attempts, origin, token, stored: false, counted: false, place, settling: false }
     }
 
     pub(super) fn token(&self, token: u64) -> String {
@@ -119,14 +130,6 @@ impl Member {
     /// The number in a token of this consumer's.
     pub(super) fn own_token(&self, token: &str) -> Option<u64> {
         token.strip_prefix(self.consumer.as_str())?.strip_prefix(':')?.parse().ok()
-    }
-
-    pub(super) fn exclusive(&self) -> &'static str {
-        if self.group.order.is_some() { "1" } else { "0" }
-    }
-
-    pub(super) fn reader(&self) -> &str {
-        &self.topics[0].reader
     }
 
     /// How long a sign of life counts: two leases, since a lease is renewed three times.
@@ -200,19 +203,38 @@ impl Member {
         everything.into_iter().map(of).collect()
     }
 
+    fn leaving<'a>(&self, keys: &Keys, stored: impl Iterator<Item = &'a Held>) -> redis::Cmd {
+        let named =
+            [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.reader, &keys.slices, &keys.alive, &keys.wake];
+        let is_ordered = self.group.order.is_some();
+        let (script, named) =
+            if is_ordered { (&scripts::LEAVE_OWNED, &named[..]) } else { (&scripts::LEAVE, &named[..4]) };
+        let mut leave = script.call(named);
+        leave.arg(&self.group.name).arg(&self.consumer);
+        if is_ordered {
+            leave.arg(SLICES)
+        } else {
+            leave.arg(GIVEN_BACK)
+        };
+        for held in stored {
+            leave.arg(held.message.position.as_str());
+            if let Some(place) = held.place {
+                leave.arg(place.slice);
+            }
+            leave.arg(self.token(held.token));
+        }
+        leave
+    }
+
     async fn leave(&self) -> Result<(), Error> {
         self.stop_reading().await;
         // Rescues what was trimmed; what is lost is lost.
         let _ = self.renew_all().await;
         let mut commands = Pipeline::new();
         for (keys, all) in self.topics.iter().zip(self.everything()) {
-            let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, self.reader(), &keys.reports];
-            let mut leave = scripts::LEAVE.call(&named);
-            leave.arg(&self.group.name).arg(&self.consumer).arg(self.exclusive()).arg(GIVEN_BACK);
-            for (_, held) in all.iter().filter(|(_, held)| held.stored) {
-                leave.arg(held.message.position.as_str()).arg(self.token(held.token));
-            }
-            commands.add_command(leave);
+            let stored = all.iter().map(|(_, held)| held).filter(|held| held.stored);
+            commands.add_command(self.leaving(keys, stored));
+            commands.cmd("HDEL").arg(&keys.reports).arg(&self.consumer);
         }
         self.hand.with(HashMap::clear);
         *self.backlog() = Backlog::default();
@@ -220,6 +242,19 @@ impl Member {
             answer.map_err(|error| errors::answered(self.shared.link.target(), &error))?;
         }
         Ok(())
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// As it is handed out again after it was dropped. What came from a host that died stays suspected of having killed
+    /// it.
+    pub(super) fn dropped(mut self) -> Self {
+        if self.origin != Origin::Inherited {
+            self.origin = Origin::Dropped;
+        }
+        self
     }
 }
 
@@ -246,7 +281,7 @@ impl Subscription for Member {
             return Ok(false);
         };
         let attempts = delivery.attempts + 1;
-        let mut begin = self.held_call(&scripts::BEGIN, &held, &[]);
+        let mut begin = self.held_call(&BEGINS, &held, &[]);
         begin.arg(attempts);
         let answer = self.shared.link.value(begin).await?;
         match parse::int(&answer) {

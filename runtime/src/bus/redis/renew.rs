@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use redis::{Pipeline, Value};
 
 use super::super::{DeliveryId, Error};
+use super::hold::RESCUES;
 use super::member::{Held, Member, millis};
 use super::settle::record;
 use super::{before, errors, parse, position_parts, scripts};
@@ -27,19 +28,18 @@ impl Member {
             let mut rest: &[Named] = all;
             loop {
                 let (chunk, tail) = rest.split_at(rest.len().min(CHUNK));
-                let first = topic == 0 && chunk.len() + tail.len() == all.len();
-                let report = if first {
-                    self.report.lock().unwrap_or_else(PoisonError::into_inner).clone()
-                } else {
-                    String::new()
-                };
-                commands.add_command(self.renewal(topic, chunk, &report));
+                commands.add_command(self.renewal(topic, chunk));
                 asked.push((topic, chunk.iter().collect()));
                 rest = tail;
                 if rest.is_empty() {
                     break;
                 }
             }
+        }
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !report.is_empty() {
+            // Nothing hangs on its answer: a server that is out of memory takes no report, and renews all the same.
+            commands.cmd("HSET").arg(&self.topics[0].reports).arg(&self.consumer).arg(report);
         }
         let answers = self.shared.link.send(commands).await?;
         let mut lost = Vec::new();
@@ -73,22 +73,32 @@ impl Member {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
     }
 
-    fn renewal(&self, topic: usize, chunk: &[Named], report: &str) -> redis::Cmd {
+    fn renewal(&self, topic: usize, chunk: &[Named]) -> redis::Cmd {
         let keys = &self.topics[topic];
-        let (stream, mark) = (&*keys.stream, &*keys.mark);
-        let named = [stream, &keys.retry, &keys.due, &keys.hosts, mark, self.reader(), &keys.lost, &keys.reports];
-        let mut renew = scripts::RENEW.call(&named);
+        let mut named = vec![&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, &keys.lost];
+        let is_ordered = self.group.order.is_some();
+        let mut renew = if is_ordered {
+            named.extend([&*keys.reader, &keys.slices, &keys.alive]);
+            scripts::RENEW_OWNED.call(&named)
+        } else {
+            scripts::RENEW.call(&named)
+        };
         let pending = chunk.iter().filter(|(_, held)| !held.stored);
         let stored = chunk.iter().filter(|(_, held)| held.stored);
-        renew.arg(&self.group.name).arg(&self.consumer).arg(millis(self.group.lease)).arg(self.exclusive());
+        renew.arg(&self.group.name).arg(&self.consumer).arg(millis(self.group.lease));
         renew.arg(pending.clone().count()).arg(stored.clone().count()).arg(self.life());
-        for (_, held) in pending {
+        if is_ordered {
+            renew.arg(u8::from(self.is_present()));
+        }
+        for (_, held) in pending.chain(stored) {
             renew.arg(held.message.position.as_str());
+            if let Some(place) = held.place {
+                renew.arg(place.slice).arg(self.token(place.generation));
+            }
+            if held.stored {
+                renew.arg(self.token(held.token));
+            }
         }
-        for (_, held) in stored {
-            renew.arg(held.message.position.as_str()).arg(self.token(held.token));
-        }
-        renew.arg(report);
         renew
     }
 
@@ -97,8 +107,8 @@ impl Member {
         let mut commands = Pipeline::new();
         for (_, held) in &trimmed {
             let record = record(&held.message, held.attempts, "", "trimmed from its topic while in hand");
-            let mut rescue = self.held_call(&scripts::RESCUE, held, &[]);
-            rescue.arg(millis(self.group.lease)).arg(record.pack());
+            let mut rescue = self.held_call(&RESCUES, held, &[]);
+            rescue.arg(millis(self.group.lease)).arg(record.pack()).arg(self.lane_of(held, None));
             commands.add_command(rescue);
         }
         let mut lost = Vec::new();

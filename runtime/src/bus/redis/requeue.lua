@@ -36,7 +36,7 @@ while at <= #ARGV do
     if letter then
       local position = ARGV[at - 1]
       redis.call('HSET', retry, position, ARGV[at - 2])
-      redis.call('HDEL', retry, position .. ':owner')
+      redis.call('HDEL', retry, position .. ':owner', position .. ':lane')
       redis.call('ZADD', due, 0, position)
       redis.call('HDEL', attempts, position)
     end

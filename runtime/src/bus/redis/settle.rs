@@ -7,10 +7,10 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::super::{Delivery, DeliveryId, Error, Settled};
+use super::hold::{COMMITS, DEADS, RETRIES};
 use super::link::Answer;
 use super::member::{Held, Member, millis};
 use super::record::{PLAIN_FIELDS_MAX, Record, dead_fields};
-use super::scripts::{self, Stored};
 use super::{errors, keys, parse};
 use crate::event::{Effects, Fields, Message, RetryEntry, Settlement};
 
@@ -57,6 +57,7 @@ impl Member {
             }
         });
         drop(settling);
+        self.settled_some();
         for (index, part) in parts {
             answers[index] = part.answer;
         }
@@ -67,8 +68,9 @@ impl Member {
         let mut commands = Pipeline::with_capacity(parts.len());
         let mut plain: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut scripted = Vec::new();
+        let is_ordered = self.group.order.is_some();
         for (index, part) in parts.iter_mut().enumerate() {
-            if part.is_plain() {
+            if part.is_plain(is_ordered) {
                 plain.entry(part.held.topic).or_default().push(index);
                 continue;
             }
@@ -83,12 +85,8 @@ impl Member {
         let mut acks: Vec<Vec<usize>> = Vec::new();
         for (topic, indices) in plain {
             for some in indices.chunks(ACKS) {
-                let mut ack = redis::cmd("XACK");
-                ack.arg(&self.topics[topic].stream).arg(&self.group.name);
-                for index in some {
-                    ack.arg(parts[*index].held.message.position.as_str());
-                }
-                commands.add_command(ack);
+                let all: Vec<&Held> = some.iter().map(|index| &parts[*index].held).collect();
+                commands.add_command(if is_ordered { self.acks(topic, &all) } else { self.ack(topic, &all) });
                 acks.push(some.to_vec());
             }
         }
@@ -110,6 +108,12 @@ impl Member {
         let mut again = Vec::new();
         for some in acks {
             match answers.next() {
+                Some(Ok(Value::Array(each))) => {
+                    for (index, answer) in some.into_iter().zip(each) {
+                        let done = parse::count(&answer) == 1;
+                        parts[index].answer = Some(if done { Settled::Committed } else { Settled::Lost });
+                    }
+                }
                 Some(Ok(answer)) if parse::count(&answer) == some.len() as u64 => {
                     some.into_iter().for_each(|index| parts[index].answer = Some(Settled::Committed));
                 }
@@ -170,7 +174,7 @@ impl Member {
             }
             Some(Settlement::Retry(entry)) => Ok(self.retry(held, entry)),
             Some(Settlement::Dead(cause)) => {
-                let mut dead = self.held_call(&scripts::DEAD, held, &[&self.topics[held.topic].dead]);
+                let mut dead = self.held_call(&DEADS, held, &[&self.topics[held.topic].dead]);
                 for (name, value) in dead_fields(&held.message, cause) {
                     dead.arg(name).arg(value);
                 }
@@ -184,8 +188,8 @@ impl Member {
         let delay = entry.due.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
         self.due_by(Instant::now() + delay);
         let record = record(&held.message, entry.attempts, &entry.code, &entry.reason);
-        let mut retry = self.held_call(&scripts::RETRY, held, &[]);
-        retry.arg(millis(delay)).arg(record.pack());
+        let mut retry = self.held_call(&RETRIES, held, &[]);
+        retry.arg(millis(delay)).arg(record.pack()).arg(self.lane_of(held, entry.lane));
         retry
     }
 
@@ -208,7 +212,7 @@ impl Member {
             targets.push(at + 6);
         }
         let more: Vec<&str> = std::iter::once(&space).chain(&topics).map(String::as_str).collect();
-        let mut commit = self.held_call(&scripts::COMMIT, held, &more);
+        let mut commit = self.held_call(&COMMITS, held, &more);
         commit.arg(self.shared.max_len.unwrap_or(0)).arg(effects.publish.len());
         for (message, target) in effects.publish.iter().zip(targets) {
             commit.arg(target).arg(2 * message.fields.len());
@@ -230,16 +234,6 @@ impl Member {
             };
         }
         commit
-    }
-
-    /// A call of a script that begins with `held.lua`.
-    pub(super) fn held_call(&self, script: &Stored, held: &Held, more: &[&str]) -> Cmd {
-        let keys = &self.topics[held.topic];
-        let mut named = vec![&*keys.stream, &keys.retry, &keys.due, &keys.attempts];
-        named.extend(more);
-        let mut call = script.call(&named);
-        call.arg(&self.group.name).arg(&self.consumer).arg(held.message.position.as_str()).arg(self.token(held.token));
-        call
     }
 
     fn read_answer(&self, part: &mut Part, answer: Answer) {
@@ -275,10 +269,11 @@ impl Member {
 // === impl Part ===
 
 impl Part {
-    /// True if a mere acknowledgement does. It may skip the check, and nothing of ours has to be cleared up.
-    fn is_plain(&self) -> bool {
+    /// True if a mere acknowledgement does. Without order it may skip the check, if nothing of ours has to be cleared
+    /// up; with order the script for many checks each and clears up.
+    fn is_plain(&self, is_ordered: bool) -> bool {
         let empty = matches!(&self.settlement, Some(Settlement::Ack(effects)) if effects.is_empty());
-        empty && !self.held.stored && !self.held.counted
+        empty && (is_ordered || !(self.held.stored || self.held.counted))
     }
 
     fn refuse(&mut self, reason: String) {
