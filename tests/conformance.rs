@@ -16,6 +16,8 @@ pub(crate) mod cancelling;
 pub(crate) mod dead_letters;
 pub(crate) mod effects;
 pub(crate) mod leases;
+pub(crate) mod ordered;
+pub(crate) mod ordered_nemesis;
 pub(crate) mod reading;
 pub(crate) mod retries;
 pub(crate) mod sharing;
@@ -71,6 +73,13 @@ macro_rules! conformance {
                     published_effects_end_a_wait;
                 starting: with_what_is_new, at_the_beginning, after_a_position, at_a_time, the_start_is_used_once,
                     a_group_goes_on_where_it_was;
+                ordered: alone_one_has_every_slice_and_gets_all_in_order, two_share_the_slices_and_each_gets_its_own,
+                    who_has_no_room_reads_for_the_others, a_dead_ones_slices_go_to_the_living_in_order,
+                    slices_move_within_a_lease_of_a_death, a_frozen_owner_changes_nothing,
+                    what_is_in_hand_stays_when_its_slice_is_wanted, what_waits_for_a_retry_is_told_with_its_slice,
+                    slices_move_at_once_when_consumers_come_and_go, what_is_dropped_comes_again_in_order,
+                    a_requeued_letter_comes_to_the_owner_of_its_slice, who_does_not_fetch_is_not_reckoned_with,
+                    a_group_may_take_order_up_and_give_it_up;
                 cancelling: a_dropped_fetch_loses_nothing, a_dropped_settle_leaves_nothing_in_limbo;
             }
         }

@@ -16,6 +16,8 @@ use crate::conformance::{
 };
 use crate::support::bounded;
 
+mod ordered;
+
 /// A database file in a directory of its own.
 struct File {
     directory: TempDir,

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::{Delivery, DeliveryId, InHand, LaneOf, Origin, Turnover};
 use super::fault::Fault;
-use super::place::Reading;
+use super::place::{Ahead, Reading};
 use super::slices::{Changes, Key, Told};
 use super::take::{Taken, Want};
 use super::{Names, topics};
-use crate::event::{Message, Topic};
+use crate::event::{Lane, Message, Topic};
 
 pub(super) struct Member {
     pub(super) consumer: i64,
@@ -24,6 +24,8 @@ pub(super) struct Member {
     /// Held while something is being taken, until it is handed out: a fetch that was dropped half way goes on without
     /// its caller, and what it took must be back before the next one takes what comes after.
     pub(super) taking: Arc<tokio::sync::Mutex<()>>,
+    /// Held while something is being read for the group, until its lanes are named.
+    pub(super) reading: Arc<tokio::sync::Mutex<()>>,
     tokens: AtomicI64,
     state: Mutex<State>,
 }
@@ -73,6 +75,8 @@ pub(super) struct State {
     pub(super) told: BTreeMap<Key, Told>,
     /// How far it may read for the group, by reader.
     pub(super) reading: HashMap<i64, Reading>,
+    /// Read for the group, and not in its slices yet.
+    pub(super) named: Option<Vec<Ahead<Lane>>>,
     /// When `fetch` was last seen at work.
     fetched_at: Option<i64>,
     pub(super) lease: Lease,
@@ -108,8 +112,22 @@ impl Member {
         lease: Lease,
     ) -> Self {
         let state = Mutex::new(State { lease, ..State::default() });
-        let (in_hand, tokens, taking) = (InHand::new(), AtomicI64::new(1), Arc::default());
-        Self { consumer, name, lease_ms, order, readers, names, stream_max_len, in_hand, taking, tokens, state }
+        let (in_hand, tokens) = (InHand::new(), AtomicI64::new(1));
+        let (taking, reading) = (Arc::default(), Arc::default());
+        Self {
+            consumer,
+            name,
+            lease_ms,
+            order,
+            readers,
+            names,
+            stream_max_len,
+            in_hand,
+            taking,
+            reading,
+            tokens,
+            state,
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
-use tokio::sync::OwnedMutexGuard;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 
 use super::super::{Delivery, DeliveryId, Error, Fetched, Group, Settled, Subscription, unique_consumer};
@@ -17,7 +18,7 @@ use super::settle::Batch;
 use super::store::{Store, Watching};
 use super::take::{Taken, Want, take};
 use super::{Names, lease, topics};
-use crate::event::{Lane, Settlement, from_unix_millis};
+use crate::event::{Lane, Message, Settlement, from_unix_millis};
 
 /// A look that promised something, and a transaction that then found it gone: how long until the next look.
 const BEATEN: Duration = Duration::from_millis(10);
@@ -69,16 +70,34 @@ impl Consumer {
         deliveries.map_err(|fault| fault.error(self.store.path()))
     }
 
-    /// Reads for the whole group and finds out which slices that belongs to.
+    /// Reads for the whole group and finds out which slices that belongs to. What an earlier fetch that was dropped has
+    /// begun goes on without it and is found here: else a caller that often changes its mind would never get anything.
     async fn read_ahead(&self, readers: Vec<usize>) -> Result<Vec<Ahead<Lane>>, Error> {
-        let (member, order) = (Arc::clone(&self.member), self.member.order.clone());
-        let Some(order) = order.filter(|_| !readers.is_empty()) else { return Ok(Vec::new()) };
-        let ahead = self.store.read(move |db| place::read(db, &member, &readers)).await?;
-        if ahead.is_empty() {
-            return Ok(Vec::new());
+        let named = || self.member.state().named.take();
+        let Some(order) = self.member.order.clone().filter(|_| !readers.is_empty()) else {
+            return Ok(named().unwrap_or_default());
+        };
+        let reading = Arc::clone(&self.member.reading).lock_owned().await;
+        if let Some(ahead) = named() {
+            return Ok(ahead);
         }
-        let named = tokio::task::spawn_blocking(move || place::name(ahead, &order)).await;
-        named.map_err(|error| Fault::Other(format!("no lane can be named: {error}")).error(self.store.path()))
+        let (member, naming, executor) = (Arc::clone(&self.member), Arc::clone(&self.member), Handle::current());
+        let (done, told) = oneshot::channel();
+        let run = move |db: &Connection| place::read(db, &member, &readers);
+        let finish = move |ahead: Result<Vec<Ahead<Message>>, Fault>| {
+            let name = move || {
+                let ahead = ahead.map(|ahead| place::name(ahead, &order));
+                let failed = ahead.map(|ahead| naming.state().named = Some(ahead));
+                drop(reading);
+                // Nobody may be waiting any more.
+                let _ = done.send(failed);
+            };
+            drop(executor.spawn_blocking(name));
+        };
+        self.store.read_then(run, finish).await?;
+        let stopped = |_| Fault::Other("naming a lane ended in a panic".into());
+        told.await.map_err(stopped).flatten().map_err(|fault| fault.error(self.store.path()))?;
+        Ok(named().unwrap_or_default())
     }
 
     /// True if a third of the lease has passed: a consumer that waits in `fetch` is alive.
