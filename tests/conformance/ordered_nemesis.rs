@@ -184,6 +184,8 @@ pub(crate) async fn frozen_hosts_break_no_order(fixture: &dyn Fixture, rounds: u
     }
     finish(hosts, &log, published).await;
     let committed = read_out(&bus, published).await;
+    let status = bus.status(&"t".into(), "g").await.unwrap();
+    assert_eq!((status.lag, status.pending, status.retrying), (Some(0), 0, 0));
     let log = log.lock().unwrap();
     for lane in 0..LANES {
         let all: Vec<usize> = (lane..published).step_by(LANES).collect();
@@ -191,8 +193,6 @@ pub(crate) async fn frozen_hosts_break_no_order(fixture: &dyn Fixture, rounds: u
         let committed: Vec<usize> = committed.iter().copied().filter(|n| n % LANES == lane).collect();
         assert_eq!(committed, all, "committed of lane {lane}");
     }
-    let status = bus.status(&"t".into(), "g").await.unwrap();
-    assert_eq!((status.lag, status.pending, status.retrying), (Some(0), 0, 0));
 }
 
 async fn publish_some(bus: &Arc<dyn Bus>, published: &mut usize) {
