@@ -17,6 +17,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod effects;
 pub(crate) mod leases;
 pub(crate) mod ordered;
+pub(crate) mod ordered_nemesis;
 pub(crate) mod reading;
 pub(crate) mod retries;
 pub(crate) mod sharing;

@@ -16,6 +16,8 @@ use crate::conformance::{
 };
 use crate::support::bounded;
 
+mod ordered;
+
 /// A database file in a directory of its own.
 struct File {
     directory: TempDir,
@@ -82,8 +84,8 @@ async fn refused(path: &Path, says: &str) {
 async fn a_newer_format_is_refused() {
     let file = File::new();
     file.host().await.publish(&[numbered("t", 0)]).await.unwrap();
-    file.connect().pragma_update(None, "user_version", 2).unwrap();
-    refused(&file.path(), "has format 2 and this host knows 1").await;
+    file.connect().pragma_update(None, "user_version", 3).unwrap();
+    refused(&file.path(), "has format 3 and this host knows 2").await;
 }
 
 #[tokio::test]

@@ -16,20 +16,23 @@ use store::Store;
 use subscription::Consumer;
 
 mod dead_letters;
+mod divide;
 mod fault;
 mod keys;
 mod lease;
 mod look;
 mod member;
+mod ordered;
+mod place;
 mod probe;
 mod schema;
 mod settle;
+mod slices;
 mod status;
 mod store;
 mod subscription;
 mod take;
 mod topics;
-mod turn;
 mod worker;
 
 struct Sqlite {

@@ -16,7 +16,9 @@ pub(super) fn read(db: &Connection, topic: &str, group: &str) -> Result<GroupSta
     };
     let count =
         |sql: &str| -> Result<u64, Fault> { Ok(db.prepare_cached(sql)?.query_row([reader], |row| row.get(0))?) };
-    let in_hand = count("SELECT count(*) FROM pending WHERE reader = ?1")?;
+    // A group with order reads ahead: what waits for its slice's owner, and nobody has had yet, is as good as unread.
+    let waiting = count("SELECT count(*) FROM pending WHERE reader = ?1 AND consumer IS NULL AND token = 0")?;
+    let in_hand = count("SELECT count(*) FROM pending WHERE reader = ?1")? - waiting;
     let retries_in_hand = count("SELECT count(*) FROM retry WHERE reader = ?1 AND consumer IS NOT NULL")?;
     // What was trimmed before it was read is lost and no longer to be read.
     let trimmed = "SELECT coalesce((SELECT min(seq) FROM message m WHERE m.topic = r.topic AND m.seq > r.cursor),
@@ -35,7 +37,7 @@ pub(super) fn read(db: &Connection, topic: &str, group: &str) -> Result<GroupSta
         consumers.iter().filter_map(|(name, text)| Some((name.clone(), text.clone()?))).collect();
     Ok(GroupStatus {
         exists: true,
-        lag: Some(unread.saturating_sub(trimmed)),
+        lag: Some(unread.saturating_sub(trimmed) + waiting),
         pending: in_hand + retries_in_hand,
         retrying: count("SELECT count(*) FROM retry WHERE reader = ?1 AND consumer IS NULL")?,
         dead_letters: count("SELECT count(*) FROM dead WHERE reader = ?1")?,

@@ -55,9 +55,20 @@ impl Store {
         T: Send + 'static,
         Run: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     {
-        let (task, answer) = Task::new(run, |outcome| outcome);
+        self.read_then(run, |outcome| outcome).await?.map_err(|fault| fault.error(&self.path))
+    }
+
+    /// The same, and runs `finish` on the reader's thread. Once this is polled it happens, whether or not anybody waits.
+    pub(super) async fn read_then<T, R, Run, Finish>(&self, run: Run, finish: Finish) -> Result<R, Error>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        Run: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        Finish: FnOnce(Result<T, Fault>) -> R + Send + 'static,
+    {
+        let (task, answer) = Task::new(run, finish);
         send(&self.reader, task);
-        self.answer(answer).await?.map_err(|fault| fault.error(&self.path))
+        self.answer(answer).await
     }
 
     /// Runs `run` in a write transaction. Once this is polled it happens, whether or not anybody waits for it.

@@ -1,19 +1,21 @@
 //! Taking deliveries: retries that are due, what others left behind, what is new. One transaction for all of them.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use rusqlite::{Connection, Row as Columns, params};
 
 use super::super::{Origin, first};
 use super::fault::Fault;
-use super::lease;
 use super::member::{Item, Lease, Member, Reader, Row, Slot};
-use super::topics;
-use super::turn::{self, Turn};
-use crate::event::{Fields, Message, Position};
+use super::place::Ahead;
+use super::slices::Changes;
+use super::{lease, ordered, topics};
+use crate::event::{Fields, Lane, Message, Position};
 
 /// New messages of one fetch stop at this many bytes, so that a batch of large ones does not fill the memory. A larger
 /// one comes alone.
-const FETCH_BYTES: usize = 16 << 20;
+pub(super) const FETCH_BYTES: usize = 16 << 20;
 
 /// What the caller of a fetch can take in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,9 +26,15 @@ pub(super) enum Want {
 }
 
 /// What one transaction took.
+#[derive(Default)]
 pub(super) struct Taken {
-    pub(super) turn: Turn,
     pub(super) lease: Lease,
+    /// What has become of its slices. If anything, nothing else was taken.
+    pub(super) changes: Changes,
+    /// Given back: of slices that others want.
+    pub(super) freed: HashSet<Slot>,
+    /// Others may have got something to do.
+    pub(super) moved: bool,
     pub(super) retries: Vec<Item>,
     /// Rows that were this consumer's without its knowing, after a transaction whose end was unclear.
     pub(super) adopted: Vec<Item>,
@@ -34,23 +42,27 @@ pub(super) struct Taken {
     pub(super) fresh: Vec<Item>,
 }
 
-pub(super) fn take(db: &Connection, member: &Member, max: usize, want: Want) -> Result<Taken, Fault> {
+pub(super) fn take(
+    db: &Connection,
+    member: &Member,
+    max: usize,
+    want: Want,
+    ahead: &[Ahead<Lane>],
+) -> Result<Taken, Fault> {
     if member.state().closed {
         // It has given everything back, or is about to: what it took now would wait for its lease to run out.
-        return Ok(Taken::nothing(member.state().lease));
+        return Ok(Taken { lease: member.state().lease, ..Taken::default() });
     }
     let lease = lease::extend(db, member)?;
-    let turn = if member.exclusive { turn::ask(db, member, lease)? } else { Turn::Mine };
-    let mut taken = Taken { turn, ..Taken::nothing(lease) };
-    if !matches!(taken.turn, Turn::Mine) {
-        return Ok(taken);
-    }
-    let (suspect, ready, rotation) = {
+    let (suspect, ready) = {
         let mut state = member.state();
-        (std::mem::take(&mut state.suspect), state.ready.len(), state.rotation)
+        (std::mem::take(&mut state.suspect), state.ready.len())
     };
-    let count = member.readers.len();
-    let rotated = || (0..count).map(|at| &member.readers[(at + rotation) % count]);
+    if member.order.is_some() {
+        return ordered::take(db, member, max, want, ahead, lease, suspect);
+    }
+    let mut taken = Taken { lease, ..Taken::default() };
+    let (count, rotated) = (member.readers.len(), || member.rotated());
     let mut room = max;
     for reader in rotated() {
         let retries = due_retries(db, member, reader, room)?;
@@ -79,13 +91,6 @@ pub(super) fn take(db: &Connection, member: &Member, max: usize, want: Want) -> 
         taken.fresh.extend(fresh(db, member, reader, room, &mut room, &mut bytes)?);
     }
     Ok(taken)
-}
-
-impl Taken {
-    fn nothing(lease: Lease) -> Self {
-        let (retries, adopted, inherited, fresh) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { turn: Turn::Mine, lease, retries, adopted, inherited, fresh }
-    }
 }
 
 fn due_retries(db: &Connection, member: &Member, reader: &Reader, max: usize) -> Result<Vec<Item>, Fault> {
@@ -142,13 +147,7 @@ fn inherit(db: &Connection, member: &Member, reader: &Reader, lease: Lease, max:
 }
 
 /// Makes pending rows this consumer's: those that `free`, a condition on row `p` and its consumer `c`, lets go.
-pub(super) fn claim_pending(
-    db: &Connection,
-    member: &Member,
-    reader: &Reader,
-    free: &str,
-    max: i64,
-) -> Result<Vec<Item>, Fault> {
+fn claim_pending(db: &Connection, member: &Member, reader: &Reader, free: &str, max: i64) -> Result<Vec<Item>, Fault> {
     let mut statement = db.prepare_cached(&format!(
         "SELECT p.seq, p.attempts, p.inherited OR coalesce(p.consumer <> ?2, 0), m.fields
          FROM pending p LEFT JOIN message m ON m.topic = ?5 AND m.seq = p.seq
@@ -165,7 +164,8 @@ pub(super) fn claim_pending(
         };
         let origin = if row.get(2)? { Origin::Inherited } else { Origin::Dropped };
         let slot = Slot { reader: reader.id, row: Row::Pending(seq), token: member.token() };
-        items.push(Item { message: message(reader, seq, fields)?, attempts: row.get(1)?, origin, seq, slot });
+        let message = message(reader, seq, fields)?;
+        items.push(Item { message, attempts: row.get(1)?, origin, seq, slot, slice: None });
     }
     drop(rows);
     for item in &items {
@@ -175,26 +175,20 @@ pub(super) fn claim_pending(
         )?
         .execute(params![reader.id, item.seq, member.consumer, item.slot.token, inherited])?;
     }
-    for seq in gone {
-        // Trimming spares what is pending, so somebody has deleted the message by hand.
-        db.prepare_cached("DELETE FROM pending WHERE reader = ?1 AND seq = ?2")?.execute([reader.id, seq])?;
-        db.prepare_cached("UPDATE reader SET lost = lost + 1 WHERE id = ?1")?.execute([reader.id])?;
-    }
+    gone.into_iter().try_for_each(|seq| lose(db, reader, seq))?;
     Ok(items)
+}
+
+/// Counts a pending message as lost. Trimming spares what is pending, so somebody has deleted it by hand.
+pub(super) fn lose(db: &Connection, reader: &Reader, seq: i64) -> Result<(), Fault> {
+    db.prepare_cached("DELETE FROM pending WHERE reader = ?1 AND seq = ?2")?.execute([reader.id, seq])?;
+    db.prepare_cached("UPDATE reader SET lost = lost + 1 WHERE id = ?1")?.execute([reader.id])?;
+    Ok(())
 }
 
 /// Rows that are this consumer's and not in its hand.
 fn adopt(db: &Connection, member: &Member) -> Result<Vec<Item>, Fault> {
-    let known = member.slots();
-    let strays: Vec<Slot> = lease::owned(db, member)?.into_iter().filter(|slot| !known.contains(slot)).collect();
-    for slot in strays {
-        let sql = match slot.row {
-            Row::Pending(_) => "UPDATE pending SET consumer = NULL WHERE reader = ?1 AND seq = ?2",
-            Row::Retry(_) => "UPDATE retry SET consumer = NULL WHERE reader = ?1 AND id = ?2",
-        };
-        let (Row::Pending(id) | Row::Retry(id)) = slot.row;
-        db.prepare_cached(sql)?.execute([slot.reader, id])?;
-    }
+    lease::free_strays(db, member)?;
     let mut adopted = Vec::new();
     for reader in &member.readers {
         adopted.extend(claim_pending(db, member, reader, "p.consumer IS NULL", i64::MAX)?);
@@ -217,9 +211,7 @@ fn fresh(
     if share == 0 || *bytes == 0 {
         return Ok(items);
     }
-    let (before, last): (i64, i64) = db
-        .prepare_cached("SELECT r.cursor, t.last FROM reader r JOIN topic t ON t.id = r.topic WHERE r.id = ?1")?
-        .query_row([reader.id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (before, last) = topics::unread(db, reader.id)?;
     if before >= last {
         return Ok(items);
     }
@@ -234,7 +226,7 @@ fn fresh(
         *bytes = bytes.saturating_sub(fields.len());
         let slot = Slot { reader: reader.id, row: Row::Pending(seq), token: member.token() };
         let message = message(reader, seq, fields)?;
-        items.push(Item { message, attempts: 0, origin: Origin::New, seq, slot });
+        items.push(Item { message, attempts: 0, origin: Origin::New, seq, slot, slice: None });
         if items.len() == share || *bytes == 0 {
             exhausted = false;
             break;
@@ -256,7 +248,7 @@ fn fresh(
     Ok(items)
 }
 
-fn message(reader: &Reader, seq: i64, fields: Vec<u8>) -> Result<Message, Fault> {
+pub(super) fn message(reader: &Reader, seq: i64, fields: Vec<u8>) -> Result<Message, Fault> {
     let fields = Fields::unpack(Bytes::from(fields))?;
     Ok(first::message(reader.topic.clone(), topics::position(seq), fields))
 }
@@ -273,7 +265,8 @@ pub(super) fn retry_message(reader: &Reader, row: &Columns<'_>) -> Result<Messag
 
 /// Reads columns `id, seq, first, fields, attempts`.
 pub(super) fn retry_item(reader: &Reader, row: &Columns<'_>, origin: Origin, slot: Slot) -> Result<Item, Fault> {
-    Ok(Item { message: retry_message(reader, row)?, attempts: row.get(4)?, origin, seq: row.get(1)?, slot })
+    let (message, attempts, seq) = (retry_message(reader, row)?, row.get(4)?, row.get(1)?);
+    Ok(Item { message, attempts, origin, seq, slot, slice: None })
 }
 
 /// Makes an entry of the retry store this consumer's.
@@ -285,6 +278,6 @@ pub(super) fn own_retry(db: &Connection, member: &Member, item: &Item) -> Result
     Ok(())
 }
 
-fn limit(max: usize) -> i64 {
+pub(super) fn limit(max: usize) -> i64 {
     i64::try_from(max).unwrap_or(i64::MAX)
 }

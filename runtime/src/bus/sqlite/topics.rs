@@ -66,6 +66,12 @@ pub(super) fn find_reader(db: &Connection, topic: &str, group: &str) -> Result<O
     Ok(db.prepare_cached(sql)?.query_row([topic, group], |row| row.get(0)).optional()?)
 }
 
+/// The position up to which a group has read, and the last one of the topic.
+pub(super) fn unread(db: &Connection, reader: i64) -> Result<(i64, i64), Fault> {
+    let sql = "SELECT r.cursor, t.last FROM reader r JOIN topic t ON t.id = r.topic WHERE r.id = ?1";
+    Ok(db.prepare_cached(sql)?.query_row([reader], |row| Ok((row.get(0)?, row.get(1)?)))?)
+}
+
 fn cursor(db: &Connection, topic: i64, start: &Start) -> Result<i64, Fault> {
     let last: i64 = db.query_row("SELECT last FROM topic WHERE id = ?1", [topic], |row| row.get(0))?;
     let before = |sql: &str, value: i64| -> Result<i64, Fault> {
