@@ -187,13 +187,6 @@ pub enum Fetched {
     Deliveries(Vec<Delivery>),
     /// Groups with [order](Group::order) only: slices have changed hands.
     Turnover(Turnover),
-    /// To be replaced by `Turnover`.
-    Active {
-        /// Messages in the retry store.
-        retrying: Vec<Message>,
-    },
-    /// To be replaced by `Turnover`.
-    StandBy,
 }
 
 /// Which slices of which topics a consumer gets and loses.

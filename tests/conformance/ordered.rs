@@ -73,7 +73,6 @@ impl Owner {
                 self.waiting.extend(turnover.waiting);
                 Vec::new()
             }
-            other => panic!("{other:?}"),
         }
     }
 

@@ -91,7 +91,6 @@ async fn run(subscription: Arc<dyn Subscription>, done: Done, count: usize, free
         let deliveries = match fetched {
             Ok(Fetched::Deliveries(deliveries)) => deliveries,
             Ok(Fetched::Turnover(_)) => continue,
-            Ok(other) => panic!("{other:?}"),
             Err(error) => {
                 assert!(error.is_transient(), "{error}");
                 tokio::time::sleep(Duration::from_millis(5)).await;

@@ -18,7 +18,6 @@ impl Consumer {
                 self.submit(jobs);
             }
             Fetched::Turnover(turnover) => self.turn_over(turnover),
-            _ => {}
         }
     }
 
