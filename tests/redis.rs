@@ -15,6 +15,8 @@ mod trouble;
 
 conformance!(conforms, Server::start(&[]));
 conformance!(on_6_2, Server::start_old());
+conformance!(on_8_2, Server::start_other("SANDBAR_REDIS_82", &[]));
+conformance!(on_valkey_8_1, Server::start_other("SANDBAR_VALKEY_81", &[]));
 
 #[async_trait]
 impl Fixture for Server {
