@@ -48,7 +48,7 @@ impl File {
 
 async fn open_file(path: &Path, stream_max_len: Option<u64>) -> Arc<dyn Bus> {
     let url = format!("sqlite:{}", path.display());
-    open(&Settings { url, topic_prefix: Some("dev".into()), stream_max_len }).await.unwrap()
+    open(&Settings { url, topic_prefix: Some("dev".into()), stream_max_len, ..Settings::default() }).await.unwrap()
 }
 
 #[async_trait]

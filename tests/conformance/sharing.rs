@@ -180,6 +180,7 @@ pub(crate) async fn status_counts(fixture: &dyn Fixture) {
         retrying: 1,
         dead_letters: 1,
         lost: 0,
+        held_up_by: Some("g".into()),
         consumers: vec![subscription.consumer().to_owned()],
     };
     assert_eq!(status, expected);

@@ -17,6 +17,9 @@ pub struct GroupStatus {
     pub dead_letters: u64,
     /// Messages that were trimmed before the group had handled them.
     pub lost: u64,
+    /// The group of the topic, of any kind, that has the oldest message read or not but not acknowledged: what lies
+    /// after it cannot be trimmed without loss. `None` if every group has acknowledged all there is.
+    pub held_up_by: Option<String>,
     /// Consumers of the group that are alive, by name.
     pub consumers: Vec<String>,
 }

@@ -16,8 +16,8 @@ pub(super) struct Args {
     json: bool,
 }
 
-const HEADER: [&str; 9] =
-    ["HANDLER", "TOPIC", "GROUP", "LAG", "PENDING", "RETRYING", "DEAD LETTERS", "LOST", "CONSUMERS"];
+const HEADER: [&str; 10] =
+    ["HANDLER", "TOPIC", "GROUP", "LAG", "PENDING", "RETRYING", "DEAD LETTERS", "LOST", "CONSUMERS", "HELD UP BY"];
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let config = args.config.load()?;
@@ -54,6 +54,7 @@ fn row(handler: &HandlerConfig, topic: &Topic, status: &GroupStatus, enabled: bo
         status.dead_letters.to_string(),
         status.lost.to_string(),
         status.consumers.len().to_string(),
+        status.held_up_by.clone().unwrap_or_else(|| "-".to_owned()),
     ]
 }
 
@@ -70,5 +71,6 @@ fn document(handler: &HandlerConfig, topic: &Topic, status: &GroupStatus, enable
         "dead_letters": status.dead_letters,
         "lost": status.lost,
         "consumers": status.consumers,
+        "held_up_by": status.held_up_by,
     })
 }

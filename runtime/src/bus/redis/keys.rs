@@ -26,6 +26,8 @@ pub(super) struct Keys {
     pub(super) lost: String,
     /// String with a lease: the active consumer of an exclusive group.
     pub(super) reader: String,
+    /// String: written so that there is something to wait for.
+    pub(super) touch: String,
 }
 
 // === impl Keys ===
@@ -44,9 +46,15 @@ impl Keys {
             hosts: key("hosts"),
             lost: key("lost"),
             reader: key("reader"),
+            touch: key("touch"),
             stream,
         }
     }
+}
+
+/// String with a lease: whose turn it is to trim a stream, of all that read it or publish to it.
+pub(super) fn trim(stream: &str) -> String {
+    format!("{{{stream}}}.trim")
 }
 
 /// The hash that holds a key space.

@@ -1,8 +1,8 @@
 -- Renews what is in hand on one topic, shows a sign of life, and notes where the group would have to start again.
 -- KEYS: stream retry due hosts mark reader lost
 -- ARGV: group consumer lease_ms exclusive pending retries life_ms, then the ids pending, then id token for each retry
--- Returns lost ids, trimmed ids, the group's last-delivered-id, how many unread messages are found to be gone, and 1 if
--- there may be more of those.
+-- Returns lost ids, trimmed ids, the group's last-delivered-id, how many unread messages are found to be gone, 1 if there
+-- may be more of those, and the first id that is kept.
 local stream, retry, due = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local pending, retries = tonumber(ARGV[5]), tonumber(ARGV[6])
@@ -89,7 +89,7 @@ end
 
 -- The mark: 'p' and the oldest pending id: start before it. 'd' and the last delivered id: start after it. Then the
 -- last id there is.
-local delivered, gone, more = '', 0, 0
+local delivered, gone, more, first = '', 0, 0, ''
 local groups = redis.pcall('XINFO', 'GROUPS', stream)
 if not groups.err then
   for _, fields in ipairs(groups) do
@@ -97,6 +97,7 @@ if not groups.err then
     if found['name'] == group then
       delivered = found['last-delivered-id']
       local info = named(redis.call('XINFO', 'STREAM', stream))
+      first = info['first-entry'] and info['first-entry'][1] or '+'
       local known = string.match(redis.call('GET', KEYS[5]) or '', ' (%d+%-%d+)$')
       gone, more = unread_and_gone(info, delivered, found['entries-read'], known)
       if gone > 0 then
@@ -108,4 +109,4 @@ if not groups.err then
     end
   end
 end
-return {lost, trimmed, delivered, gone, more}
+return {lost, trimmed, delivered, gone, more, first}

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::super::GroupStatus;
 use super::fault::Fault;
-use super::topics;
+use super::{topics, trim};
 
 pub(super) fn read(db: &Connection, topic: &str, group: &str) -> Result<GroupStatus, Fault> {
     let Some(reader) = topics::find_reader(db, topic, group)? else {
@@ -32,6 +32,7 @@ pub(super) fn read(db: &Connection, topic: &str, group: &str) -> Result<GroupSta
         retrying: count("SELECT count(*) FROM retry WHERE reader = ?1 AND consumer IS NULL")?,
         dead_letters: count("SELECT count(*) FROM dead WHERE reader = ?1")?,
         lost: trimmed + count("SELECT lost FROM reader WHERE id = ?1")?,
+        held_up_by: trim::holder(db, topic)?,
         consumers: consumers.collect::<Result<Vec<String>, _>>()?,
     })
 }

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use rusqlite::{Connection, params};
 use tokio::time::Instant;
 
+use super::super::durability::Trimming;
 use super::super::{Delivery, DeliveryId, Error, Fetched, Group, Settled, Subscription, unique_consumer};
 use super::fault::Fault;
 use super::look::look;
@@ -14,6 +15,7 @@ use super::member::{Lease, Member, Reader};
 use super::settle::Batch;
 use super::store::{Store, Watching};
 use super::take::{Want, take};
+use super::trim::Trimmer;
 use super::{Names, lease, topics};
 use crate::event::{Settlement, from_unix_millis};
 
@@ -26,6 +28,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Consumer {
     store: Arc<Store>,
     member: Arc<Member>,
+    trimmer: Trimmer,
     _watching: Watching,
 }
 
@@ -36,12 +39,13 @@ impl Consumer {
         store: &Arc<Store>,
         names: &Names,
         group: &Group,
-        stream_max_len: Option<u64>,
+        trimming: Trimming,
     ) -> Result<Self, Error> {
         let watching = store.watch();
-        let (group, names) = (group.clone(), names.clone());
-        let member = store.write(move |db| enter(db, &group, &names, stream_max_len)).await?;
-        Ok(Self { store: Arc::clone(store), member: Arc::new(member), _watching: watching })
+        let (lease, group, names) = (group.lease, group.clone(), names.clone());
+        let member = store.write(move |db| enter(db, &group, &names, trimming.max_len)).await?;
+        let trimmer = Trimmer::new(trimming, lease);
+        Ok(Self { store: Arc::clone(store), member: Arc::new(member), trimmer, _watching: watching })
     }
 
     /// Takes what there is, in one transaction that happens even if nobody waits for it.
@@ -180,8 +184,9 @@ impl Subscription for Consumer {
             renewed.state().lease = lease;
             Ok::<_, Fault>(renewed.forget_lost(&owned))
         };
-        let lost = self.store.write_then(run, finish).await?;
-        lost.map_err(|fault| fault.error(self.store.path()))
+        let lost = self.store.write_then(run, finish).await?.map_err(|fault| fault.error(self.store.path()))?;
+        self.trimmer.trim(&self.store).await;
+        Ok(lost)
     }
 
     async fn close(&self) -> Result<(), Error> {
