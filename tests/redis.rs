@@ -8,9 +8,11 @@ use sandbar::bus::{Bus, Settings, open};
 use crate::conformance::{Fixture, conformance};
 use crate::support::redis::Server;
 
+mod durable;
 mod outage;
 mod repair;
 mod tls;
+mod trim;
 mod trouble;
 
 conformance!(conforms, Server::start(&[]));
@@ -40,13 +42,18 @@ async fn host(url: &str) -> Arc<dyn Bus> {
     open(&settings).await.unwrap()
 }
 
+/// The same with further settings.
+async fn host_with(url: &str, settings: Settings) -> Arc<dyn Bus> {
+    open(&Settings { url: url.to_owned(), topic_prefix: Some("dev".into()), ..settings }).await.unwrap()
+}
+
 /// The number that a command answers with.
 async fn count(server: &Server, words: &[&str]) -> u64 {
     server.run(words).await
 }
 
 /// The lines logged on this thread from now on.
-struct Log {
+pub(crate) struct Log {
     lines: Arc<Mutex<Vec<u8>>>,
     _guard: tracing::subscriber::DefaultGuard,
 }
@@ -57,7 +64,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 // === impl Log ===
 
 impl Log {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let writer = Lines(Arc::clone(&lines));
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
@@ -65,7 +72,7 @@ impl Log {
     }
 
     /// The lines that contain `text`.
-    fn with(&self, text: &str) -> Vec<String> {
+    pub(crate) fn with(&self, text: &str) -> Vec<String> {
         let lines = String::from_utf8(self.lines.lock().unwrap().clone()).unwrap();
         lines.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }

@@ -46,7 +46,7 @@ fn figures(bench: &Bench, url: &str, first: &str) {
     let now = status();
     let expected = json!({
         "handler": "probe", "enabled": true, "topic": "in", "group": "probe", "exists": true, "lag": 0, "pending": 1,
-        "retrying": 2, "dead_letters": 3, "lost": 0, "consumers": now[0]["consumers"],
+        "retrying": 2, "dead_letters": 3, "lost": 0, "consumers": now[0]["consumers"], "held_up_by": "probe",
     });
     assert_eq!(now[0], expected);
     let consumers = now[0]["consumers"].as_array().unwrap();
@@ -63,7 +63,8 @@ fn figures(bench: &Bench, url: &str, first: &str) {
     let table = bench.ok(&["status"], b"");
     let cells: Vec<Vec<&str>> =
         table.lines().map(|line| line.split("  ").map(str::trim).filter(|c| !c.is_empty()).collect()).collect();
-    let header = ["HANDLER", "TOPIC", "GROUP", "LAG", "PENDING", "RETRYING", "DEAD LETTERS", "LOST", "CONSUMERS"];
+    let header =
+        ["HANDLER", "TOPIC", "GROUP", "LAG", "PENDING", "RETRYING", "DEAD LETTERS", "LOST", "CONSUMERS", "HELD UP BY"];
     assert_eq!(cells[0], header);
     assert_eq!(cells[1][..8], ["probe", "in", "probe", "4", "1", "2", "3", "0"]);
     assert_eq!(cells[2][..3], ["idle (disabled)", "in", "idle (not made yet)"]);

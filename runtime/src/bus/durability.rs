@@ -77,9 +77,9 @@ const NEARLY_FULL: f64 = 0.8;
 /// there was something to say.
 pub(crate) fn say_held_up(topic: &str, group: &str, length: u64, cap: u64) -> bool {
     if length >= cap {
-        tracing::error!(topic, group, length, cap, "the topic is at its cap and is trimmed although a group has not acknowledged: what the group has not read is lost (bus.stream_max_len)");
+        tracing::error!(%topic, %group, length, cap, "the topic is at its cap and is trimmed although a group has not acknowledged: what the group has not read is lost (bus.stream_max_len)");
     } else if length as f64 >= cap as f64 * NEARLY_FULL {
-        tracing::warn!(topic, group, length, cap, "a group holds the topic up: at the cap it is trimmed all the same (bus.stream_max_len); start the group's consumers, or remove the group");
+        tracing::warn!(%topic, %group, length, cap, "a group holds the topic up: at the cap it is trimmed all the same (bus.stream_max_len); start the group's consumers, or remove the group");
     } else {
         return false;
     }

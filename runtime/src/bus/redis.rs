@@ -20,7 +20,8 @@ use self::trim::Trimmer;
 use self::url::Target;
 use super::durability::Trimming;
 use super::{
-    Bus, DeadLetter, Durability, Error, Group, GroupStatus, Guarantees, Published, Requeue, Settings, Start, Subscription,
+    Bus, DeadLetter, Durability, Error, Group, GroupStatus, Guarantees, Published, Requeue, Settings, Start,
+    Subscription,
 };
 use crate::event::{KeyList, Outgoing, Position, Topic, Versioned, unix_millis};
 
@@ -35,6 +36,7 @@ mod keys;
 mod link;
 mod member;
 mod parse;
+mod publish;
 mod record;
 mod renew;
 mod scripts;
@@ -194,35 +196,6 @@ impl Bus for Redis {
 impl Shared {
     fn keys(&self, topic: &Topic, group: &str) -> Keys {
         Keys::new(self.prefix.as_deref(), topic, group)
-    }
-
-    async fn append(&self, link: &Link, messages: &[Outgoing], positions: &mut Vec<Position>) -> Result<(), Error> {
-        let mut commands = Pipeline::with_capacity(messages.len());
-        let mut streams = Vec::with_capacity(messages.len());
-        for message in messages {
-            let stream = super::stream_name(self.prefix.as_deref(), &message.topic);
-            let mut add = redis::cmd("XADD");
-            add.arg(&stream);
-            if let Some(max_len) = self.trimming.max_len {
-                add.arg("MAXLEN").arg("~").arg(max_len);
-            }
-            add.arg("*");
-            settle::push_fields(&mut add, &message.fields);
-            commands.add_command(add);
-            self.trimmer.wrote(self.trimming, &stream);
-            streams.push(stream);
-        }
-        for (stream, answer) in streams.iter().zip(link.send(commands).await?) {
-            match answer {
-                Ok(id) => positions.push(parse::text(id).ok_or_else(|| errors::unexpected("XADD"))?.into()),
-                Err(error) if errors::code(&error) == Code::WrongType => {
-                    let wrong = self.wrong_type(&[stream]).await?;
-                    return Err(wrong.unwrap_or_else(|| errors::answered(self.link.target(), &error)));
-                }
-                Err(error) => return Err(errors::answered(self.link.target(), &error)),
-            }
-        }
-        Ok(())
     }
 
     /// Reads from a key space; a key of the wrong type is an error that names it.

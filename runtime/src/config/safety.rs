@@ -42,9 +42,5 @@ pub(super) fn read(section: &mut Section<'_>, sqlite: bool) -> Safety {
     if let Some(found) = trim.as_ref().filter(|found| found.value == Trim::Length && stream_max_len.is_none()) {
         section.problem(&found.place, "`trim` in [bus] is \"length\" and no length is set: add `stream_max_len`");
     }
-    Safety {
-        durability: durability.map(|found| found.value),
-        trim: trim.map(|found| found.value),
-        stream_max_len,
-    }
+    Safety { durability: durability.map(|found| found.value), trim: trim.map(|found| found.value), stream_max_len }
 }

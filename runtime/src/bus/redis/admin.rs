@@ -76,35 +76,6 @@ impl Shared {
         Ok(GroupStatus { exists: true, lag, pending: info.pending, lost, held_up_by, consumers, ..stores })
     }
 
-    /// The group that has the oldest entry which it has not acknowledged.
-    async fn holder(&self, keys: &Keys, last: &str) -> Result<Option<String>, Error> {
-        let mut groups = Vec::new();
-        let mut ask = Pipeline::new();
-        for found in self.xinfo("GROUPS", keys, None).await? {
-            let pairs = parse::array(found, "XINFO GROUPS")?;
-            let text = |name: &str| parse::named(&pairs, name).cloned().and_then(parse::text);
-            let (Some(name), Some(delivered)) = (text("name"), text("last-delivered-id")) else {
-                return Err(errors::unexpected("XINFO GROUPS"));
-            };
-            ask.cmd("XPENDING").arg(&keys.stream).arg(&name);
-            groups.push((name, delivered));
-        }
-        let mut oldest: Option<((u64, u64), String)> = None;
-        for ((name, delivered), answer) in groups.into_iter().zip(self.link.send(ask).await?) {
-            // A group that has just gone holds nothing up.
-            let Ok(summary) = answer else { continue };
-            let pending = parse::array(summary, "XPENDING")?.into_iter().nth(1).and_then(parse::text);
-            if pending.is_none() && delivered == last {
-                continue;
-            }
-            let at = position_parts(pending.as_deref().unwrap_or(&delivered)).unwrap_or_default();
-            if oldest.as_ref().is_none_or(|(known, _)| at < *known) {
-                oldest = Some((at, name));
-            }
-        }
-        Ok(oldest.map(|(_, name)| name))
-    }
-
     async fn info(&self, keys: &Keys, group: &str) -> Result<Option<Info>, Error> {
         for found in self.xinfo("GROUPS", keys, None).await? {
             let pairs = parse::array(found, "XINFO GROUPS")?;
@@ -195,7 +166,7 @@ impl Shared {
     }
 
     /// `XINFO` on a stream; what is not there has nothing.
-    async fn xinfo(&self, what: &str, keys: &Keys, group: Option<&str>) -> Result<Vec<Value>, Error> {
+    pub(super) async fn xinfo(&self, what: &str, keys: &Keys, group: Option<&str>) -> Result<Vec<Value>, Error> {
         let mut info = redis::cmd("XINFO");
         info.arg(what).arg(&keys.stream);
         if let Some(group) = group {

@@ -10,7 +10,7 @@ use redis::{Pipeline, Value};
 use super::super::{DeliveryId, Error, Settled};
 use super::durable::Durable;
 use super::member::Member;
-use super::settle::{Part, copy};
+use super::settle::Part;
 use super::{errors, parse};
 use crate::event::Settlement;
 
@@ -27,7 +27,7 @@ impl Member {
     pub(super) async fn settle_durably(&self, durable: &Durable, mut parts: Vec<&mut Part>) {
         let made = match durable.ready().await {
             Ok(made) => made,
-            Err(error) => return parts.iter_mut().for_each(|part| part.fail(copy(&error))),
+            Err(error) => return parts.iter_mut().for_each(|part| part.fail(errors::copy(&error))),
         };
         let (waiting, mut sending): (Vec<&mut Part>, Vec<&mut Part>) =
             parts.into_iter().partition(|part| part.held.done == Some(made));
@@ -44,7 +44,7 @@ impl Member {
         }
         self.note_done(unanswered, UNANSWERED);
         if let Err(error) = self.find_again(durable, &mut again).await {
-            again.into_iter().for_each(|part| part.fail(copy(&error)));
+            again.into_iter().for_each(|part| part.fail(errors::copy(&error)));
         } else {
             done.extend(again.into_iter().filter(|part| matches!(part.answer, Some(Settled::Committed))));
         }
@@ -55,7 +55,7 @@ impl Member {
             Ok(_) => done.into_iter().for_each(|part| part.answer = Some(Settled::Committed)),
             Err(error) => {
                 self.note_done(done.iter().filter_map(|part| Some(part.delivery.as_ref()?.id())), made);
-                done.into_iter().for_each(|part| part.fail(copy(&error)));
+                done.into_iter().for_each(|part| part.fail(errors::copy(&error)));
             }
         }
     }

@@ -10,18 +10,10 @@ use std::time::Duration;
 
 use redis::{Cmd, Pipeline, ServerError};
 
-use super::super::{Durability, Error, Published};
+use super::super::{Durability, Error};
 use super::link::{Answer, Link};
 use super::url::Target;
-use crate::event::{Outgoing, Position};
-use super::{Shared, errors, millis, parse};
-
-/// Messages sent in one write when publishing.
-const PUBLISH_COUNT: usize = 500;
-/// Bytes sent in one write when publishing, so that the answer comes within the time-out on a slow network.
-const PUBLISH_BYTES: usize = 4 << 20;
-/// Connections that are kept for publishers: more than that publish at once only now and then.
-const PUBLISHERS: usize = 8;
+use super::{errors, millis, parse};
 
 /// A connection for writes that are waited for.
 pub(super) struct Durable {
@@ -181,54 +173,6 @@ impl Durable {
     fn unknown(&self, reached: &str) -> Error {
         let url = self.link.target().shown.clone();
         Error::NotDurable { url, wanted: self.wanted, reached: reached.to_owned() }
-    }
-}
-
-// === impl Shared ===
-
-impl Shared {
-    /// Publishes, and waits once for all of it.
-    pub(super) async fn publish(&self, messages: &[Outgoing]) -> Result<Published, Error> {
-        let idle = self.publishers.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let Some(durable) = idle.or_else(|| self.durable()) else {
-            let positions = self.append_all(&self.link, messages).await?;
-            return Ok(Published { positions, durability: Durability::None });
-        };
-        let published = self.publish_over(&durable, messages).await;
-        let mut idle = self.publishers.lock().unwrap_or_else(PoisonError::into_inner);
-        if idle.len() < PUBLISHERS {
-            idle.push(durable);
-        }
-        published
-    }
-
-    async fn publish_over(&self, durable: &Durable, messages: &[Outgoing]) -> Result<Published, Error> {
-        let made = durable.ready().await?;
-        let positions = self.append_all(&durable.link, messages).await?;
-        let durability = durable.confirm(made).await?;
-        Ok(Published { positions, durability })
-    }
-
-    async fn append_all(&self, link: &Link, messages: &[Outgoing]) -> Result<Vec<Position>, Error> {
-        let mut positions = Vec::with_capacity(messages.len());
-        let mut rest = messages;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = rest.iter().take(PUBLISH_COUNT).take_while(|message| {
-                let fits = bytes < PUBLISH_BYTES;
-                bytes += message.fields.byte_len();
-                fits
-            });
-            let (chunk, tail) = rest.split_at(fits.count().max(1));
-            self.append(link, chunk, &mut positions).await?;
-            rest = tail;
-        }
-        Ok(positions)
-    }
-
-    /// A connection for writes that have to be waited for, if they have to.
-    pub(super) fn durable(&self) -> Option<Durable> {
-        Durable::new(self.link.target(), self.durability)
     }
 }
 

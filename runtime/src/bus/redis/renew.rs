@@ -172,8 +172,8 @@ impl Member {
                 group = %self.group.name,
                 at_least = more.then_some(count),
                 count = (!more).then_some(count),
-                after = before.as_ref().map(|_| delivered),
-                before,
+                after = before.as_ref().map(|_| tracing::field::display(delivered)),
+                before = before.as_ref().map(tracing::field::display),
                 "messages were trimmed before the group had read them; they are lost: trim less, or read faster"
             );
         }

@@ -99,7 +99,7 @@ impl Member {
             Ok(answers) => answers,
             Err(error) => {
                 for part in parts.iter_mut().filter(|part| part.answer.is_none()) {
-                    part.fail(copy(&error));
+                    part.fail(errors::copy(&error));
                 }
                 return;
             }
@@ -149,7 +149,7 @@ impl Member {
                     }
                 }
             }
-            Err(error) => again.iter().for_each(|index| parts[*index].fail(copy(&error))),
+            Err(error) => again.iter().for_each(|index| parts[*index].fail(errors::copy(&error))),
         }
     }
 
@@ -343,19 +343,5 @@ pub(super) fn record(message: &Message, attempts: u32, code: &str, reason: &str)
 pub(super) fn push_fields(command: &mut Cmd, fields: &Fields) {
     for (name, value) in fields.iter() {
         command.arg(name).arg(value);
-    }
-}
-
-/// The same trouble for each delivery of a batch.
-pub(super) fn copy(error: &Error) -> Error {
-    match error {
-        Error::Unreachable { url, reason } => Error::Unreachable { url: url.clone(), reason: reason.clone() },
-        Error::Unavailable { url, reason } => Error::Unavailable { url: url.clone(), reason: reason.clone() },
-        Error::NotDurable { url, wanted, reached } => {
-            Error::NotDurable { url: url.clone(), wanted: *wanted, reached: reached.clone() }
-        }
-        Error::Credentials { url, reason } => Error::Credentials { url: url.clone(), reason: reason.clone() },
-        Error::Settings(text) => Error::Settings(text.clone()),
-        other => Error::Unexpected(other.to_string()),
     }
 }

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use redis::Pipeline;
 use tokio::time::Instant;
 
 use super::super::Error;
 use super::super::durability::{Trimming, say_held_up};
 use super::keys::{self, Keys};
-use super::{Shared, millis, parse, scripts};
+use super::{Shared, errors, millis, parse, position_parts, scripts};
 
 /// Steps of one turn: what is left after so many is left for the next turn, so that a renewal is not held up.
 const STEPS: usize = 50;
@@ -116,5 +117,34 @@ impl Shared {
             cursor = step.next;
         }
         Ok(())
+    }
+
+    /// The group that has the oldest entry which it has not acknowledged.
+    pub(super) async fn holder(&self, keys: &Keys, last: &str) -> Result<Option<String>, Error> {
+        let mut groups = Vec::new();
+        let mut ask = Pipeline::new();
+        for found in self.xinfo("GROUPS", keys, None).await? {
+            let pairs = parse::array(found, "XINFO GROUPS")?;
+            let text = |name: &str| parse::named(&pairs, name).cloned().and_then(parse::text);
+            let (Some(name), Some(delivered)) = (text("name"), text("last-delivered-id")) else {
+                return Err(errors::unexpected("XINFO GROUPS"));
+            };
+            ask.cmd("XPENDING").arg(&keys.stream).arg(&name);
+            groups.push((name, delivered));
+        }
+        let mut oldest: Option<((u64, u64), String)> = None;
+        for ((name, delivered), answer) in groups.into_iter().zip(self.link.send(ask).await?) {
+            // A group that has just gone holds nothing up.
+            let Ok(summary) = answer else { continue };
+            let pending = parse::array(summary, "XPENDING")?.into_iter().nth(1).and_then(parse::text);
+            if pending.is_none() && delivered == last {
+                continue;
+            }
+            let at = position_parts(pending.as_deref().unwrap_or(&delivered)).unwrap_or_default();
+            if oldest.as_ref().is_none_or(|(known, _)| at < *known) {
+                oldest = Some((at, name));
+            }
+        }
+        Ok(oldest.map(|(_, name)| name))
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::super::{Delivery, DeliveryId, Fetched, InHand, Origin};
 use super::Names;
 use super::fault::Fault;
-use super::take::{Taken, Want};
+use super::take::{Gap, Taken, Want};
 use super::turn::Turn;
 use crate::event::{Message, Topic};
 
@@ -77,6 +77,8 @@ pub(super) struct State {
     /// Which topic is asked first.
     pub(super) rotation: usize,
     pub(super) closed: bool,
+    /// Trimmed unread, and nobody was told yet.
+    pub(super) gaps: Vec<Gap>,
 }
 
 /// What a consumer knows of its own lease, in milliseconds since the epoch.
@@ -177,6 +179,7 @@ impl Member {
         }
         let mut state = self.state();
         state.lease = taken.lease;
+        state.gaps.extend(taken.gaps);
         if state.closed {
             return Ok(Vec::new());
         }

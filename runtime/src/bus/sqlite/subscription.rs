@@ -14,7 +14,7 @@ use super::look::look;
 use super::member::{Lease, Member, Reader};
 use super::settle::Batch;
 use super::store::{Store, Watching};
-use super::take::{Want, take};
+use super::take::{Gap, Want, take};
 use super::trim::Trimmer;
 use super::{Names, lease, topics};
 use crate::event::{Settlement, from_unix_millis};
@@ -53,7 +53,22 @@ impl Consumer {
         let (taking, handing) = (Arc::clone(&self.member), Arc::clone(&self.member));
         let run = move |db: &Connection| take(db, &taking, max, want);
         let taken = self.store.write_then(run, move |taken| handing.hand_out(taken, max, want)).await?;
+        self.say_gaps();
         taken.map_err(|fault| fault.error(self.store.path()))
+    }
+
+    /// Says what was found trimmed unread: nobody is told of the same messages twice.
+    fn say_gaps(&self) {
+        for Gap { topic, count, first, last } in std::mem::take(&mut self.member.state().gaps) {
+            tracing::warn!(
+                %topic,
+                consumer = %self.member.name,
+                count,
+                first,
+                last,
+                "messages were trimmed before the group had read them; they are lost: trim less, or read faster"
+            );
+        }
     }
 
     /// True if a third of the lease has passed: a consumer that waits in `fetch` is alive.

@@ -9,7 +9,7 @@ use super::lease;
 use super::member::{Item, Lease, Member, Reader, Row, Slot};
 use super::topics;
 use super::turn::{self, Turn};
-use crate::event::{Fields, Message, Position};
+use crate::event::{Fields, Message, Position, Topic};
 
 /// New messages of one fetch stop at this many bytes, so that a batch of large ones does not fill the memory. A larger
 /// one comes alone.
@@ -32,6 +32,16 @@ pub(super) struct Taken {
     pub(super) adopted: Vec<Item>,
     pub(super) inherited: Vec<Item>,
     pub(super) fresh: Vec<Item>,
+    /// What was trimmed before it was read.
+    pub(super) gaps: Vec<Gap>,
+}
+
+/// Messages of a topic that were trimmed unread: how many, all from `first` to `last`.
+pub(super) struct Gap {
+    pub(super) topic: Topic,
+    pub(super) count: i64,
+    pub(super) first: i64,
+    pub(super) last: i64,
 }
 
 pub(super) fn take(db: &Connection, member: &Member, max: usize, want: Want) -> Result<Taken, Fault> {
@@ -73,10 +83,12 @@ pub(super) fn take(db: &Connection, member: &Member, max: usize, want: Want) -> 
     let mut bytes = FETCH_BYTES;
     for (at, reader) in rotated().enumerate() {
         let share = room.div_ceil(count - at);
-        taken.fresh.extend(fresh(db, member, reader, share, &mut room, &mut bytes)?);
+        let found = fresh(db, member, reader, share, &mut room, &mut bytes, &mut taken.gaps)?;
+        taken.fresh.extend(found);
     }
     for reader in rotated() {
-        taken.fresh.extend(fresh(db, member, reader, room, &mut room, &mut bytes)?);
+        let found = fresh(db, member, reader, room, &mut room, &mut bytes, &mut taken.gaps)?;
+        taken.fresh.extend(found);
     }
     Ok(taken)
 }
@@ -84,7 +96,7 @@ pub(super) fn take(db: &Connection, member: &Member, max: usize, want: Want) -> 
 impl Taken {
     fn nothing(lease: Lease) -> Self {
         let (retries, adopted, inherited, fresh) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { turn: Turn::Mine, lease, retries, adopted, inherited, fresh }
+        Self { turn: Turn::Mine, lease, retries, adopted, inherited, fresh, gaps: Vec::new() }
     }
 }
 
@@ -211,6 +223,7 @@ fn fresh(
     share: usize,
     room: &mut usize,
     bytes: &mut usize,
+    gaps: &mut Vec<Gap>,
 ) -> Result<Vec<Item>, Fault> {
     let mut items = Vec::new();
     let share = share.min(*room);
@@ -224,12 +237,16 @@ fn fresh(
         return Ok(items);
     }
     let (mut cursor, mut lost, mut exhausted) = (before, 0, true);
+    let (mut first, mut latest) = (None, before);
     let mut statement =
         db.prepare_cached("SELECT seq, fields FROM message WHERE topic = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")?;
     let mut rows = statement.query(params![reader.topic_id, before, limit(share)])?;
     while let Some(row) = rows.next()? {
         let (seq, fields): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
-        lost += seq - cursor - 1;
+        if seq > cursor + 1 {
+            lost += seq - cursor - 1;
+            (first, latest) = (first.or(Some(cursor + 1)), seq - 1);
+        }
         cursor = seq;
         *bytes = bytes.saturating_sub(fields.len());
         let slot = Slot { reader: reader.id, row: Row::Pending(seq), token: member.token() };
@@ -243,9 +260,13 @@ fn fresh(
     drop(rows);
     if exhausted {
         // The rest, up to where the topic ends, was trimmed.
-        lost += last - cursor;
+        if last > cursor {
+            lost += last - cursor;
+            (first, latest) = (first.or(Some(cursor + 1)), last);
+        }
         cursor = last;
     }
+    gaps.extend(first.map(|first| Gap { topic: reader.topic.clone(), count: lost, first, last: latest }));
     let mut insert = db.prepare_cached("INSERT INTO pending (reader, seq, consumer, token) VALUES (?1, ?2, ?3, ?4)")?;
     for item in &items {
         insert.execute([reader.id, item.seq, member.consumer, item.slot.token])?;
