@@ -171,6 +171,34 @@ async fn a_connection_that_is_lost_before_it_is_known_changes_nothing() {
 }
 
 #[tokio::test]
+async fn what_was_done_without_an_answer_is_waited_for_too() {
+    let (primary, replica) =
+        (Server::start_other("SANDBAR_REDIS_82", &[]).await, Server::start_other("SANDBAR_REDIS_82", &[]).await);
+    follow(&replica, &primary).await;
+    let bus = waiting(&primary, Durability::Replicas(1)).await;
+    publish(&bus, "t", 1).await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    let held = take_one(&subscription).await;
+    replica.signal("-STOP");
+    primary.signal("-STOP");
+    let answer = settle(&subscription, held, effects(&["out"])).await;
+    assert!(matches!(&answer, Settled::Failed(_, _, Error::Unreachable { .. })), "{answer:?}");
+    primary.signal("-CONT");
+    bounded("doing what was sent", async {
+        while count(&primary, &["XLEN", "dev-out"]).await == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let Settled::Failed(delivery, settlement, _) = answer else { unreachable!() };
+    let answer = settle(&subscription, delivery, settlement).await;
+    assert!(not_durable(&answer), "no replica has it: {answer:?}");
+    replica.signal("-CONT");
+    settle_at_last(&subscription, answer).await;
+    assert_eq!((count(&primary, &["XLEN", "dev-out"]).await, count(&replica, &["XLEN", "dev-out"]).await), (1, 1));
+}
+
+#[tokio::test]
 async fn what_a_failover_undid_is_done_again() {
     let (primary, replica, other) = (Server::start(&[]).await, Server::start(&[]).await, Server::start(&[]).await);
     follow(&replica, &primary).await;
