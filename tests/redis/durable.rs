@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use sandbar::bus::{Bus, Durability, Error, Settings, Settled, Subscription};
 use sandbar::event::Settlement;
 
@@ -10,7 +11,8 @@ use super::trouble::effects;
 use super::{count, host_with};
 use crate::conformance::dead_letters::cause;
 use crate::conformance::{
-    LONG_LEASE, ack, commit, consume, group, join, number_in, numbered, publish, retry, settle, take, take_one,
+    Fixture, LONG_LEASE, ack, commit, conformance, consume, group, join, number_in, numbered, publish, retry, settle,
+    take, take_one,
 };
 use crate::support::bounded;
 use crate::support::redis::Server;
@@ -19,6 +21,22 @@ use crate::support::redis::Server;
 const PATIENCE: &str = "1.5";
 const ALWAYS: [&str; 4] = ["appendonly", "yes", "appendfsync", "always"];
 const EVERYSEC: [&str; 4] = ["appendonly", "yes", "appendfsync", "everysec"];
+
+/// A server whose hosts wait for its disk: everything that a bus promises is so then too.
+struct Synced(Server);
+
+conformance!(conforms, async { Synced(Server::start_other("SANDBAR_REDIS_82", &ALWAYS).await) });
+
+#[async_trait]
+impl Fixture for Synced {
+    async fn host(&self) -> Arc<dyn Bus> {
+        host_with(&self.0.url(), Settings { durability: Some(Durability::Fsync), ..Settings::default() }).await
+    }
+
+    async fn lose_messages(&self, topic: &str) {
+        self.0.lose_messages(topic).await;
+    }
+}
 
 async fn waiting(server: &Server, durability: Durability) -> Arc<dyn Bus> {
     let url = format!("{}?socket_timeout={PATIENCE}", server.url());
