@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandbar::bus::Start;
+use sandbar::bus::{Durability, Start, Trim};
 use sandbar::config::{Config, ControlSocket, Environment, PayloadForm, Place};
 use sandbar::dispatch::Order;
 use sandbar::sandbox::{PublishGrant, Secret};
@@ -103,6 +103,7 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!((handler.dead_letters.max, handler.dead_letters.max_age), (None, None));
     assert_eq!(config.host.control, ControlSocket::Default);
     assert_eq!((config.bus.topic_prefix.clone(), config.bus.stream_max_len), (None, None));
+    assert_eq!((config.bus.durability, config.bus.trim), (None, None));
     assert_eq!((config.schemas.builtin, config.schemas.max_payload), (true, 1 << 20));
     assert_eq!(config.host.grace, Duration::from_secs(30));
     assert_eq!(config.host.consecutive_errors_limit, None);
@@ -117,6 +118,8 @@ fn every_documented_key_is_read() {
 url = "redis://127.0.0.1:6379/0"
 topic_prefix = "dev"
 profile = "openedx"
+durability = 2
+trim = "acked"
 stream_max_len = 500
 [schemas]
 dirs = ["schemas/openedx", "/etc/schemas"]
@@ -167,6 +170,9 @@ payload = "raw"
     let directory = config.path.parent().unwrap();
     assert_eq!(config.bus.topic_prefix.as_deref(), Some("dev"));
     assert_eq!(config.bus.stream_max_len, Some(500));
+    assert_eq!((config.bus.durability, config.bus.trim), (Some(Durability::Replicas(2)), Some(Trim::Acked)));
+    let set = load(text, &[("SANDBAR_BUS__DURABILITY", "3"), ("SANDBAR_BUS__TRIM", "none")]).unwrap();
+    assert_eq!((set.bus.durability, set.bus.trim), (Some(Durability::Replicas(3)), Some(Trim::None)));
     assert_eq!(config.schemas.dirs, [directory.join("schemas/openedx"), PathBuf::from("/etc/schemas")]);
     assert!(!config.schemas.builtin);
     assert_eq!(config.schemas.max_payload, 2_000_000);

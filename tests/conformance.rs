@@ -135,7 +135,7 @@ pub(crate) fn numbered(topic: &str, n: usize) -> Outgoing {
 /// Publishes messages numbered from 0 to one topic.
 pub(crate) async fn publish(bus: &Arc<dyn Bus>, topic: &str, count: usize) -> Vec<Position> {
     let messages: Vec<Outgoing> = (0..count).map(|n| numbered(topic, n)).collect();
-    bus.publish(&messages).await.expect("publish")
+    bus.publish(&messages).await.expect("publish").positions
 }
 
 /// The number of a message made by [`numbered`].

@@ -14,9 +14,11 @@ use crate::conformance::{
     Fixture, LONG_LEASE, QUIET, SHORT_LEASE, ack, commit, conformance, consume, group, join, numbered, numbers,
     publish, take, take_nothing, take_one, vanish,
 };
+use crate::redis::Log;
 use crate::support::bounded;
 
 mod ordered;
+mod trim;
 
 /// A database file in a directory of its own.
 struct File {
@@ -50,7 +52,7 @@ impl File {
 
 async fn open_file(path: &Path, stream_max_len: Option<u64>) -> Arc<dyn Bus> {
     let url = format!("sqlite:{}", path.display());
-    open(&Settings { url, topic_prefix: Some("dev".into()), stream_max_len }).await.unwrap()
+    open(&Settings { url, topic_prefix: Some("dev".into()), stream_max_len, ..Settings::default() }).await.unwrap()
 }
 
 #[async_trait]
@@ -229,7 +231,10 @@ async fn trimming_spares_what_is_in_hand_and_counts_what_is_lost() {
     let status = bus.status(&topic, "g").await.unwrap();
     assert_eq!((status.lost, status.lag, status.pending), (7, Some(3), 2));
     let heir = join(&bus, SHORT_LEASE).await;
+    let log = Log::start();
     assert_eq!(consume(&heir, 3).await, [7, 8, 9]);
+    let said = log.with("messages were trimmed before");
+    assert!(said.len() == 1 && said[0].contains("topic=t") && said[0].contains("count=7 first=3 last=9"), "{said:?}");
     let inherited = take(&heir, 2).await;
     assert_eq!(numbers(&inherited), [0, 1], "the bytes of what was in hand are still there");
     assert!(inherited.iter().all(|delivery| delivery.origin == Origin::Inherited));

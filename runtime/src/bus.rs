@@ -12,6 +12,7 @@ use async_trait::async_trait;
 
 use crate::event::{KeyList, Lane, Message, Outgoing, Position, Settlement, Topic, Versioned};
 
+mod durability;
 mod error;
 mod first;
 mod in_hand;
@@ -21,6 +22,7 @@ mod report;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+pub use durability::{Durability, Published, Trim};
 pub use error::Error;
 pub use report::{DeadLetter, GroupStatus, Requeue};
 
@@ -36,6 +38,11 @@ pub struct Settings {
     /// Trim streams to about this many entries when publishing, as the Python bus does. Trimming takes no regard of
     /// what some group has not read, so the default is not to trim.
     pub stream_max_len: Option<u64>,
+    /// What is trimmed. `None`: what exceeds `stream_max_len`, if that is set.
+    pub trim: Option<Trim>,
+    /// How safe a write must be before it counts. `None`: [`Durability::Fsync`] on SQLite, [`Durability::None`] on
+    /// Redis.
+    pub durability: Option<Durability>,
 }
 
 /// A message broker, or the embedded log, behind one URL.
@@ -48,9 +55,13 @@ pub trait Bus: Send + Sync {
 
     /// Appends messages, each to its topic, in the order given, and returns where each lies.
     ///
-    /// When it returns `Ok`, all are stored as durably as the bus was set up to. On an error some may have been
-    /// stored. Not cancel safe in that sense.
-    async fn publish(&self, messages: &[Outgoing]) -> Result<Vec<Position>, Error>;
+    /// When it returns `Ok`, all are stored as durably as the bus was set up to ([`Settings::durability`]); the answer
+    /// says what was reached. On an error some may have been stored. Not cancel safe in that sense.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotDurable`] if the messages were taken and the level was not reached in time.
+    async fn publish(&self, messages: &[Outgoing]) -> Result<Published, Error>;
 
     /// Joins a consumer group on all its topics, creating topics and group where they are missing.
     ///
@@ -124,8 +135,9 @@ pub trait Subscription: Send + Sync {
     /// Settles a batch of deliveries and answers for each, in the order given.
     ///
     /// Each settlement is one transaction of its own and each checks first that the delivery is still this
-    /// consumer's; only an acknowledgement without effects in a group without order may skip the check. They are sent together. A delivery
-    /// whose settlement failed comes back in the answer.
+    /// consumer's; only an acknowledgement without effects in a group without order may skip the check. They are sent
+    /// together. A delivery whose settlement failed comes back in the answer. [`Settled::Committed`] means as durably as
+    /// the bus was set up to.
     async fn settle(&self, batch: Vec<(Delivery, Settlement)>) -> Vec<Settled>;
 
     /// Records that a call for this delivery is about to start, so that the attempt counts even if the host dies

@@ -219,7 +219,10 @@ impl From<std::io::Error> for Failure {
 /// What trouble with the bus means for the exit code.
 fn exit_of(error: &bus::Error) -> Exit {
     match error {
-        bus::Error::Unreachable { .. } | bus::Error::Unavailable { .. } | bus::Error::Credentials { .. } => Exit::Bus,
+        bus::Error::Unreachable { .. }
+        | bus::Error::Unavailable { .. }
+        | bus::Error::NotDurable { .. }
+        | bus::Error::Credentials { .. } => Exit::Bus,
         bus::Error::Foreign { .. } | bus::Error::WrongType { .. } => Exit::Refused,
         bus::Error::Settings(_) => Exit::Usage,
         bus::Error::Unexpected(_) => Exit::Unexpected,

@@ -21,6 +21,7 @@ mod handler;
 mod keys;
 mod outage;
 mod problem;
+mod safety;
 mod section;
 mod tree;
 mod units;
@@ -207,19 +208,21 @@ fn read(path: &Path, mut tree: Table, problems: &mut Collector) -> Config {
         section.problem(&prefix.place, handler::not_a_topic("topic_prefix in [bus]", &prefix.value));
     }
     let profile = section.word("profile", &[("openedx", wire::Profile::OpenEdx)], wire::Profile::OpenEdx);
-    let stream_max_len = section.number("stream_max_len", 1, u64::MAX);
+    let sqlite = url.as_ref().is_some_and(|url| url.value.starts_with("sqlite:"));
+    let safety = safety::read(&mut section, sqlite);
     if !given {
         let place = section.place().clone();
         section.problem(&place, "`url` is missing in [bus]: say where the bus is, such as url = \"sqlite:events.db\" or \"redis://127.0.0.1:6379/0\"");
     }
     let section_place = section.place().clone();
     section.finish();
-    let sqlite = url.as_ref().is_some_and(|url| url.value.starts_with("sqlite:"));
     let bus_place = url.as_ref().map_or_else(|| section_place, |url| url.place.clone());
     let bus = bus::Settings {
         url: url.map(|url| resolve_url(&url.value, directory)).unwrap_or_default(),
         topic_prefix: topic_prefix.map(|found| found.value),
-        stream_max_len,
+        stream_max_len: safety.stream_max_len,
+        trim: safety.trim,
+        durability: safety.durability,
     };
 
     let mut section = Section::below(&mut tree, "schemas", &keys::SCHEMAS, problems);

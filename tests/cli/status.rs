@@ -52,7 +52,7 @@ fn figures(bench: &Bench, url: &str, first: &str) {
     let expected = json!({
         "handler": "probe", "enabled": true, "topic": "in", "group": "probe", "exists": true, "lag": 0, "pending": 1,
         "retrying": 2, "dead_letters": 3, "lost": 0, "consumers": now[0]["consumers"], "state": "running",
-        "held_back": 0, "rate": rate, "modules": now[0]["modules"], "hosts": now[0]["hosts"],
+        "held_back": 0, "held_up_by": "probe", "rate": rate, "modules": now[0]["modules"], "hosts": now[0]["hosts"],
         ages[0]: now[0][ages[0]], ages[1]: now[0][ages[1]],
     });
     assert_eq!(now[0], expected);
@@ -77,7 +77,7 @@ fn figures(bench: &Bench, url: &str, first: &str) {
         table.lines().map(|line| line.split("  ").map(str::trim).filter(|c| !c.is_empty()).collect()).collect();
     let header = ["HANDLER", "TOPIC", "GROUP", "LAG", "PENDING", "RETRYING", "DEAD LETTERS", "LOST", "CONSUMERS"];
     assert_eq!(cells[0][..9], header);
-    assert_eq!(cells[0][9..], ["STATE", "HELD BACK", "OLDEST", "RATE", "MODULE"]);
+    assert_eq!(cells[0][9..], ["STATE", "HELD BACK", "OLDEST", "RATE", "MODULE", "HELD UP BY"]);
     assert_eq!(cells[1][..8], ["probe", "in", "probe", "4", "1", "2", "3", "0"]);
     assert_eq!(cells[2][..3], ["idle (disabled)", "in", "idle (not made yet)"]);
     assert_eq!(cells.len(), 3);

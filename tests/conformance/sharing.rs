@@ -182,6 +182,7 @@ pub(crate) async fn status_counts(fixture: &dyn Fixture) {
         lost: 0,
         oldest: status.oldest,
         oldest_dead_letter: status.oldest_dead_letter,
+        held_up_by: Some("g".into()),
         consumers: vec![subscription.consumer().to_owned()],
         reports: status.reports.clone(),
     };

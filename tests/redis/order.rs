@@ -295,7 +295,7 @@ async fn what_another_reader_has_placed_comes_before_what_is_read_after_it() {
     let first = one.take(1).await.remove(0);
     commit(&one.subscription, first, ack()).await;
     // As if another had read and placed one, in a turn between two of this one's.
-    let between = bus.publish(&[lane_0(1)]).await.unwrap().remove(0).to_string();
+    let between = bus.publish(&[lane_0(1)]).await.unwrap().positions.remove(0).to_string();
     let read = ["XREADGROUP", "GROUP", "g", "sandbar-reader", "COUNT", "1", "STREAMS", "dev-t", ">"];
     let _: Value = server.run(&read).await;
     let slice = lane_at(0).slice().to_string();

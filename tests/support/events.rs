@@ -117,7 +117,8 @@ pub(crate) async fn read_all(bus: &Arc<dyn Bus>, topic: &str) -> Vec<Fields> {
         let Fetched::Deliveries(batch) = subscription.fetch(1_000, Duration::from_millis(100)).await.unwrap() else {
             panic!("the group is not exclusive")
         };
-        if batch.is_empty() {
+        // On a busy machine an answer may take longer than the wait.
+        if batch.is_empty() && bus.status(&group.topics[0], &group.name).await.unwrap().lag == Some(0) {
             return all;
         }
         all.extend(batch.iter().map(|delivery| delivery.message.fields.clone()));

@@ -5,22 +5,30 @@
 //! promises and what it does not is written at each script: scripts do not roll back, so each looks first, then does
 //! the write that can be refused for want of memory, and acknowledges last.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::{Pipeline, Value};
 
+use self::durable::Durable;
 use self::errors::Code;
 use self::keys::Keys;
 use self::link::Link;
 use self::member::{GIVEN_BACK, Member, millis};
+use self::trim::Trimmer;
 use self::url::Target;
-use super::{Bus, DeadLetter, Error, Group, GroupStatus, Guarantees, Requeue, Settings, Start, Subscription};
+use super::durability::Trimming;
+use super::{
+    Bus, DeadLetter, Durability, Error, Group, GroupStatus, Guarantees, Published, Requeue, Settings, Start,
+    Subscription,
+};
 use crate::event::{KeyList, Outgoing, Position, Topic, Versioned, unix_millis};
 
 mod admin;
 mod ages;
+mod confirm;
+mod durable;
 mod errors;
 mod fetch;
 mod flight;
@@ -32,22 +40,20 @@ mod member;
 mod ordered;
 mod parse;
 mod place;
+mod publish;
 mod record;
 mod renew;
 mod scripts;
 mod settle;
 mod slices;
 mod survey;
+mod trim;
 mod turn;
 mod url;
 
 /// A consumer that is not ours counts as alive if it asked for something within this time: the Python consumer's
 /// blocking read lasts 60 s.
 const FOREIGN_IDLE: Duration = Duration::from_secs(120);
-/// Messages sent in one write when publishing.
-const PUBLISH_COUNT: usize = 500;
-/// Bytes sent in one write when publishing, so that the answer comes within the time-out on a slow network.
-const PUBLISH_BYTES: usize = 4 << 20;
 
 struct Redis {
     shared: Arc<Shared>,
@@ -57,13 +63,24 @@ struct Redis {
 struct Shared {
     link: Link,
     prefix: Option<String>,
-    max_len: Option<u64>,
+    trimming: Trimming,
+    trimmer: Trimmer,
+    durability: Durability,
+    /// Connections of publishers that wait for their writes, while nobody uses them.
+    publishers: Mutex<Vec<Durable>>,
 }
 
 /// Reads the settings. Connects when first used.
 pub(super) async fn open(settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
     let link = Link::new(Target::parse(&settings.url)?);
-    let shared = Shared { link, prefix: settings.topic_prefix.clone(), max_len: settings.stream_max_len };
+    let shared = Shared {
+        link,
+        prefix: settings.topic_prefix.clone(),
+        trimming: Trimming::new(settings.trim, settings.stream_max_len),
+        trimmer: Trimmer::default(),
+        durability: settings.durability.unwrap_or(Durability::None),
+        publishers: Mutex::default(),
+    };
     Ok(Arc::new(Redis { shared: Arc::new(shared) }))
 }
 
@@ -76,29 +93,21 @@ impl Bus for Redis {
             atomic_effects: true,
             ordered_groups: true,
             notes: &[
-                "Redis acknowledges a write before it is on disk or on a replica unless it is set up otherwise \
-                 (appendfsync, min-replicas-to-write): a crash or a failover may lose the last moment.",
-                "Trimming a stream (MAXLEN) takes no regard of what a group has not read.",
+                "With durability = \"none\" Redis acknowledges a write before it is on disk or on a replica: a crash or a \
+                 failover may lose the last moment. \"fsync\" and a number of replicas wait for it; a failover may lose \
+                 what the replica that takes over has not received.",
+                "Trimming by length (stream_max_len, and what other producers do) takes no regard of what a group has \
+                 not read.",
                 "With an eviction policy other than noeviction Redis may drop whole streams when memory runs out.",
             ],
         }
     }
 
-    async fn publish(&self, messages: &[Outgoing]) -> Result<Vec<Position>, Error> {
-        let mut positions = Vec::with_capacity(messages.len());
-        let mut rest = messages;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = rest.iter().take(PUBLISH_COUNT).take_while(|message| {
-                let fits = bytes < PUBLISH_BYTES;
-                bytes += message.fields.byte_len();
-                fits
-            });
-            let (chunk, tail) = rest.split_at(fits.count().max(1));
-            self.shared.append(chunk, &mut positions).await?;
-            rest = tail;
+    async fn publish(&self, messages: &[Outgoing]) -> Result<Published, Error> {
+        if messages.is_empty() {
+            return Ok(Published::default());
         }
-        Ok(positions)
+        self.shared.publish(messages).await
     }
 
     async fn subscribe(&self, group: &Group) -> Result<Arc<dyn Subscription>, Error> {
@@ -116,6 +125,9 @@ impl Bus for Redis {
             starts.push(self.shared.marked(keys).await?.unwrap_or(fresh));
         }
         let member = Member::new(Arc::clone(&self.shared), group, topics);
+        if let Some(durable) = &member.durable {
+            durable.ready().await?;
+        }
         for (keys, start) in member.topics.iter().zip(&starts) {
             self.shared.join(keys, &group.name, &member.consumer, start, member.life()).await?;
         }
@@ -156,6 +168,9 @@ impl Bus for Redis {
     async fn probe(&self, groups: &[Group]) -> Result<Vec<Error>, Error> {
         self.shared.link.value(redis::cmd("PING")).await?;
         let mut troubles = Vec::new();
+        if let Some(durable) = self.shared.durable() {
+            troubles.extend(durable.ready().await.err());
+        }
         for group in groups {
             let topics: Vec<Keys> = group.topics.iter().map(|topic| self.shared.keys(topic, &group.name)).collect();
             troubles.extend(self.shared.troubles(group, &topics).await?);
@@ -192,34 +207,6 @@ impl Bus for Redis {
 impl Shared {
     fn keys(&self, topic: &Topic, group: &str) -> Keys {
         Keys::new(self.prefix.as_deref(), topic, group)
-    }
-
-    async fn append(&self, messages: &[Outgoing], positions: &mut Vec<Position>) -> Result<(), Error> {
-        let mut commands = Pipeline::with_capacity(messages.len());
-        let mut streams = Vec::with_capacity(messages.len());
-        for message in messages {
-            let stream = super::stream_name(self.prefix.as_deref(), &message.topic);
-            let mut add = redis::cmd("XADD");
-            add.arg(&stream);
-            if let Some(max_len) = self.max_len {
-                add.arg("MAXLEN").arg("~").arg(max_len);
-            }
-            add.arg("*");
-            settle::push_fields(&mut add, &message.fields);
-            commands.add_command(add);
-            streams.push(stream);
-        }
-        for (stream, answer) in streams.iter().zip(self.link.send(commands).await?) {
-            match answer {
-                Ok(id) => positions.push(parse::text(id).ok_or_else(|| errors::unexpected("XADD"))?.into()),
-                Err(error) if errors::code(&error) == Code::WrongType => {
-                    let wrong = self.wrong_type(&[stream]).await?;
-                    return Err(wrong.unwrap_or_else(|| errors::answered(self.link.target(), &error)));
-                }
-                Err(error) => return Err(errors::answered(self.link.target(), &error)),
-            }
-        }
-        Ok(())
     }
 
     /// Reads from a key space; a key of the wrong type is an error that names it.

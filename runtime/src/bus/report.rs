@@ -25,6 +25,9 @@ pub struct GroupStatus {
     pub oldest: Option<SystemTime>,
     /// When the oldest dead letter was given up.
     pub oldest_dead_letter: Option<SystemTime>,
+    /// The group of the topic, of any kind, that has the oldest message read or not but not acknowledged: what lies
+    /// after it cannot be trimmed without loss. `None` if every group has acknowledged all there is.
+    pub held_up_by: Option<String>,
     /// Consumers of the group that are alive, by name.
     pub consumers: Vec<String>,
     /// What those consumers tell of themselves. On some buses only the status of the group's first topic has it.

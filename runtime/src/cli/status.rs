@@ -25,7 +25,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-const HEADER: [&str; 14] = [
+const HEADER: [&str; 15] = [
     "HANDLER",
     "TOPIC",
     "GROUP",
@@ -40,6 +40,7 @@ const HEADER: [&str; 14] = [
     "OLDEST",
     "RATE",
     "MODULE",
+    "HELD UP BY",
 ];
 
 /// Questions to the bus at once: many handlers take no longer than one, and the bus is not flooded.
@@ -143,6 +144,7 @@ impl Handler<'_> {
                 status.oldest.map_or_else(|| "-".to_owned(), |oldest| short(age(oldest, now))),
                 rate.clone(),
                 if modules.is_empty() { "-".to_owned() } else { modules.clone() },
+                status.held_up_by.clone().unwrap_or_else(|| "-".to_owned()),
             ]
         };
         self.topics.iter().map(row).collect()
@@ -180,6 +182,7 @@ impl Handler<'_> {
                 "oldest_seconds": seconds(status.oldest),
                 "oldest_dead_letter_seconds": seconds(status.oldest_dead_letter),
                 "consumers": status.consumers,
+                "held_up_by": status.held_up_by,
                 "state": self.state(),
                 "held_back": self.held_back(),
                 "rate": self.rate(),

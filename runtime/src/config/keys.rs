@@ -9,7 +9,8 @@ pub(super) struct Keys {
 }
 
 pub(super) const ROOT: Keys = Keys { header: "", keys: &["bus", "schemas", "host", "handler"] };
-pub(super) const BUS: Keys = Keys { header: "[bus]", keys: &["url", "topic_prefix", "profile", "stream_max_len"] };
+pub(super) const BUS: Keys =
+    Keys { header: "[bus]", keys: &["url", "topic_prefix", "profile", "durability", "trim", "stream_max_len"] };
 pub(super) const SCHEMAS: Keys = Keys { header: "[schemas]", keys: &["dirs", "builtin"] };
 pub(super) const HOST: Keys = Keys {
     header: "[host]",

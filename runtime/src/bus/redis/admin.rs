@@ -82,7 +82,8 @@ impl Shared {
         let oldest = self.oldest(&keys, group, &info.delivered).await?;
         let reports = self.reports(&keys, &consumers).await?;
         let pending = info.pending;
-        Ok(GroupStatus { exists: true, lag, pending, lost, oldest, consumers, reports, ..stores })
+        let held_up_by = self.holder(&keys, &extent.last).await?;
+        Ok(GroupStatus { exists: true, lag, pending, lost, oldest, held_up_by, consumers, reports, ..stores })
     }
 
     async fn info(&self, keys: &Keys, group: &str) -> Result<Option<Info>, Error> {
@@ -175,7 +176,7 @@ impl Shared {
     }
 
     /// `XINFO` on a stream; what is not there has nothing.
-    async fn xinfo(&self, what: &str, keys: &Keys, group: Option<&str>) -> Result<Vec<Value>, Error> {
+    pub(super) async fn xinfo(&self, what: &str, keys: &Keys, group: Option<&str>) -> Result<Vec<Value>, Error> {
         let mut info = redis::cmd("XINFO");
         info.arg(what).arg(&keys.stream);
         if let Some(group) = group {

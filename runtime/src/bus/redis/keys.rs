@@ -41,6 +41,8 @@ pub(super) struct Keys {
     pub(super) placed: String,
     /// Stream, a short one: something has changed for consumers other than the reader.
     pub(super) wake: String,
+    /// String: written so that there is something to wait for.
+    pub(super) touch: String,
 }
 
 // === impl Keys ===
@@ -64,6 +66,7 @@ impl Keys {
             alive: key("alive"),
             placed: key("placed"),
             wake: key("wake"),
+            touch: key("touch"),
             stream,
         }
     }
@@ -82,6 +85,11 @@ pub(super) fn slice_name(slice: u16) -> String {
 /// True of names that stand for nobody in particular.
 pub(super) fn is_virtual(consumer: &str) -> bool {
     consumer == READER || consumer.strip_prefix(SLICE).is_some_and(|number| number.parse::<u16>().is_ok())
+}
+
+/// String with a lease: whose turn it is to trim a stream, of all that read it or publish to it.
+pub(super) fn trim(stream: &str) -> String {
+    format!("{{{stream}}}.trim")
 }
 
 /// The hash that holds a key space.

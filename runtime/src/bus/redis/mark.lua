@@ -44,7 +44,7 @@ end
 
 -- The mark: 'p' and the oldest pending id: start before it. 'd' and the last delivered id: start after it. Then the
 -- last id there is.
-local delivered, gone, more = '', 0, 0
+local delivered, gone, more, first = '', 0, 0, ''
 local groups = redis.pcall('XINFO', 'GROUPS', stream)
 if not groups.err then
   for _, fields in ipairs(groups) do
@@ -52,6 +52,7 @@ if not groups.err then
     if found['name'] == group then
       delivered = found['last-delivered-id']
       local info = named(redis.call('XINFO', 'STREAM', stream))
+      first = info['first-entry'] and info['first-entry'][1] or '+'
       local known = string.match(redis.call('GET', mark_key) or '', ' (%d+%-%d+)$')
       gone, more = unread_and_gone(info, delivered, found['entries-read'], known)
       if gone > 0 then
@@ -63,4 +64,4 @@ if not groups.err then
     end
   end
 end
-return {lost, trimmed, delivered, gone, more}
+return {lost, trimmed, delivered, gone, more, first}

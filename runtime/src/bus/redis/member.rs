@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::super::{
     Delivery, DeliveryId, Error, Fetched, Group, InHand, Origin, Settled, Subscription, unique_consumer,
 };
+use super::durable::Durable;
 use super::fetch::{Reading, Want};
 use super::hold::BEGINS;
 use super::keys::Keys;
@@ -26,6 +27,8 @@ pub(super) const GIVEN_BACK: &str = "sandbar-given-back";
 /// A consumer's membership of a group.
 pub(super) struct Member {
     pub(super) shared: Arc<Shared>,
+    /// Where settlements go if they are waited for.
+    pub(super) durable: Option<Durable>,
     pub(super) group: Group,
     pub(super) topics: Vec<Keys>,
     pub(super) consumer: String,
@@ -73,6 +76,8 @@ pub(super) struct Held {
     pub(super) place: Option<Place>,
     /// Being settled: what becomes of it is said there.
     pub(super) settling: bool,
+    /// Settled over the connection of this name, and not known to be safe yet.
+    pub(super) done: Option<u64>,
 }
 
 /// In the order in which it is handed out.
@@ -91,6 +96,7 @@ impl Member {
         let delivered = vec![String::new(); topics.len()];
         let reading = Reading::new(shared.link.epoch(), topics.len(), group.lease);
         Self {
+            durable: shared.durable(),
             shared,
             group: group.clone(),
             topics,
@@ -119,8 +125,8 @@ impl Member {
 
     pub(super) fn held(&self, topic: usize, message: Message, origin: Origin) -> Held {
         let token = self.held_token();
-        let (attempts, place) = (0, None);
-        Held { topic, message, attempts, origin, token, stored: false, counted: false, place, settling: false }
+        let (attempts, place, done) = (0, None, None);
+        Held { topic, message, attempts, origin, token, stored: false, counted: false, place, settling: false, done }
     }
 
     pub(super) fn token(&self, token: u64) -> String {
@@ -307,7 +313,9 @@ impl Subscription for Member {
     }
 
     async fn renew(&self) -> Result<Vec<DeliveryId>, Error> {
-        self.renew_all().await
+        let lost = self.renew_all().await?;
+        self.shared.trim(&self.topics, &self.consumer, self.group.lease).await;
+        Ok(lost)
     }
 
     async fn close(&self) -> Result<(), Error> {

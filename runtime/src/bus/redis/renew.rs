@@ -46,13 +46,15 @@ impl Member {
         let mut trimmed: Vec<&Named> = Vec::new();
         for ((topic, chunk), answer) in asked.into_iter().zip(answers) {
             let answer = answer.map_err(|error| errors::answered(self.shared.link.target(), &error))?;
-            let Ok([gone, cut, delivered, unread, more]) = <[Value; 5]>::try_from(parse::array(answer, "renew")?)
+            let Ok([gone, cut, delivered, unread, more, first]) =
+                <[Value; 6]>::try_from(parse::array(answer, "renew")?)
             else {
                 return Err(errors::unexpected("renew"));
             };
-            self.say_unread(topic, parse::count(&unread), parse::count(&more) > 0);
+            let delivered = parse::text(delivered).unwrap_or_default();
+            self.say_unread(topic, parse::count(&unread), parse::count(&more) > 0, &delivered, parse::text(first));
             let (gone, cut) = (parse::texts(gone, "renew")?, parse::texts(cut, "renew")?);
-            self.watch(topic, parse::text(delivered).unwrap_or_default());
+            self.watch(topic, delivered);
             for named in chunk {
                 let position = named.1.message.position.as_str();
                 if cut.iter().any(|id| id == position) && !named.1.stored {
@@ -142,7 +144,8 @@ impl Member {
         for (id, asked) in lost {
             if let Some(id) = id {
                 self.hand.with(|hand| {
-                    if hand.get(id).is_some_and(|held| !held.settling && held.stored == asked.stored) {
+                    let is_over = |held: &Held| held.settling || held.done.is_some();
+                    if hand.get(id).is_some_and(|held| !is_over(held) && held.stored == asked.stored) {
                         hand.remove(id);
                         told.push(*id);
                     }
@@ -178,13 +181,17 @@ impl Member {
     }
 
     /// Says what the script has just counted: nobody is told of the same messages twice.
-    fn say_unread(&self, topic: usize, count: u64, more: bool) {
+    fn say_unread(&self, topic: usize, count: u64, more: bool, delivered: &str, first: Option<String>) {
         if count > 0 {
+            // All that is gone lies between the last one read and the first one kept, unless that one is read already.
+            let before = first.filter(|first| position_parts(first) > position_parts(delivered));
             tracing::warn!(
                 topic = %self.topics[topic].topic,
                 group = %self.group.name,
                 at_least = more.then_some(count),
                 count = (!more).then_some(count),
+                after = before.as_ref().map(|_| tracing::field::display(delivered)),
+                before = before.as_ref().map(tracing::field::display),
                 "messages were trimmed before the group had read them; they are lost: trim less, or read faster"
             );
         }

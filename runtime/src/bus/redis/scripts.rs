@@ -91,6 +91,8 @@ scripts! {
     REQUEUE = "requeue.lua";
     /// List keys of a space.
     LIST = "list.lua";
+    /// Remove what every group has acknowledged.
+    TRIM = "trim.lua";
     /// Count a page of entries.
     COUNT = "count.lua";
 }

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::super::{Delivery, DeliveryId, Error, Settled};
 use super::hold::{COMMITS, DEADS, RETRIES};
-use super::link::Answer;
+use super::link::{Answer, Link};
 use super::member::{Held, Member, millis};
 use super::record::{PLAIN_FIELDS_MAX, Record, dead_fields};
 use super::{errors, keys, parse};
@@ -18,11 +18,11 @@ use crate::event::{Effects, Fields, Message, RetryEntry, Settlement};
 const ACKS: usize = 1_000;
 
 /// One delivery of a batch.
-struct Part {
-    delivery: Option<Delivery>,
-    settlement: Option<Settlement>,
-    held: Held,
-    answer: Option<Settled>,
+pub(super) struct Part {
+    pub(super) delivery: Option<Delivery>,
+    pub(super) settlement: Option<Settlement>,
+    pub(super) held: Held,
+    pub(super) answer: Option<Settled>,
 }
 
 /// Marks deliveries as being settled, until it is dropped: also when the caller gives the whole settlement up.
@@ -47,7 +47,10 @@ impl Member {
             }
         }
         let mut all: Vec<&mut Part> = parts.iter_mut().map(|(_, part)| part).collect();
-        self.send_parts(&mut all).await;
+        match &self.durable {
+            None => self.send_parts(&self.shared.link, &mut all).await,
+            Some(durable) => self.settle_durably(durable, all).await,
+        }
         // What is over leaves the table before its receipt is dropped, so that nobody takes the drop for a return.
         self.hand.with(|hand| {
             for (_, part) in &parts {
@@ -64,7 +67,7 @@ impl Member {
         answers.into_iter().map(|answer| answer.unwrap_or(Settled::Lost)).collect()
     }
 
-    async fn send_parts(&self, parts: &mut [&mut Part]) {
+    pub(super) async fn send_parts(&self, link: &Link, parts: &mut [&mut Part]) {
         let mut commands = Pipeline::with_capacity(parts.len());
         let mut plain: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut scripted = Vec::new();
@@ -90,11 +93,11 @@ impl Member {
                 acks.push(some.to_vec());
             }
         }
-        let answers = match self.shared.link.send(commands).await {
+        let answers = match link.send(commands).await {
             Ok(answers) => answers,
             Err(error) => {
                 for part in parts.iter_mut().filter(|part| part.answer.is_none()) {
-                    part.fail(copy(&error));
+                    part.fail(errors::copy(&error));
                 }
                 return;
             }
@@ -129,10 +132,10 @@ impl Member {
                 None => {}
             }
         }
-        self.ack_singly(parts, &again).await;
+        self.ack_singly(link, parts, &again).await;
     }
 
-    async fn ack_singly(&self, parts: &mut [&mut Part], again: &[usize]) {
+    async fn ack_singly(&self, link: &Link, parts: &mut [&mut Part], again: &[usize]) {
         if again.is_empty() {
             return;
         }
@@ -140,7 +143,7 @@ impl Member {
         for index in again {
             commands.add_command(self.commit(&parts[*index].held, &Effects::default()));
         }
-        match self.shared.link.send(commands).await {
+        match link.send(commands).await {
             Ok(answers) => {
                 for (index, answer) in again.iter().zip(answers) {
                     self.read_answer(parts[*index], answer);
@@ -150,7 +153,7 @@ impl Member {
                     }
                 }
             }
-            Err(error) => again.iter().for_each(|index| parts[*index].fail(copy(&error))),
+            Err(error) => again.iter().for_each(|index| parts[*index].fail(errors::copy(&error))),
         }
     }
 
@@ -213,7 +216,10 @@ impl Member {
         }
         let more: Vec<&str> = std::iter::once(&space).chain(&topics).map(String::as_str).collect();
         let mut commit = self.held_call(&COMMITS, held, &more);
-        commit.arg(self.shared.max_len.unwrap_or(0)).arg(effects.publish.len());
+        for topic in &topics {
+            self.shared.trimmer.wrote(self.shared.trimming, topic);
+        }
+        commit.arg(self.shared.trimming.max_len.unwrap_or(0)).arg(effects.publish.len());
         for (message, target) in effects.publish.iter().zip(targets) {
             commit.arg(target).arg(2 * message.fields.len());
             push_fields(&mut commit, &message.fields);
@@ -280,7 +286,7 @@ impl Part {
         self.answer = self.delivery.take().map(|delivery| Settled::Refused(delivery, reason));
     }
 
-    fn fail(&mut self, error: Error) {
+    pub(super) fn fail(&mut self, error: Error) {
         if let (Some(delivery), Some(settlement)) = (self.delivery.take(), self.settlement.take()) {
             self.answer = Some(Settled::Failed(delivery, settlement, error));
         }
@@ -332,16 +338,5 @@ pub(super) fn record(message: &Message, attempts: u32, code: &str, reason: &str)
 pub(super) fn push_fields(command: &mut Cmd, fields: &Fields) {
     for (name, value) in fields.iter() {
         command.arg(name).arg(value);
-    }
-}
-
-/// The same trouble for each delivery of a batch.
-fn copy(error: &Error) -> Error {
-    match error {
-        Error::Unreachable { url, reason } => Error::Unreachable { url: url.clone(), reason: reason.clone() },
-        Error::Unavailable { url, reason } => Error::Unavailable { url: url.clone(), reason: reason.clone() },
-        Error::Credentials { url, reason } => Error::Credentials { url: url.clone(), reason: reason.clone() },
-        Error::Settings(text) => Error::Settings(text.clone()),
-        other => Error::Unexpected(other.to_string()),
     }
 }

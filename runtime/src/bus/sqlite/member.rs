@@ -8,7 +8,7 @@ use super::super::{Delivery, DeliveryId, InHand, LaneOf, Origin, Turnover};
 use super::fault::Fault;
 use super::place::{Ahead, Reading};
 use super::slices::{Changes, Key, Told};
-use super::take::{Taken, Want};
+use super::take::{Gap, Taken, Want};
 use super::{Names, topics};
 use crate::event::{Lane, Message, Topic};
 
@@ -87,6 +87,8 @@ pub(super) struct State {
     pub(super) closed: bool,
     /// What the consumer tells of itself.
     pub(super) report: String,
+    /// Trimmed unread, and nobody was told yet.
+    pub(super) gaps: Vec<Gap>,
 }
 
 /// What a consumer knows of its own lease, in milliseconds since the epoch.
@@ -234,6 +236,7 @@ impl Member {
         let taken = taken.inspect_err(|_| self.state().suspect = true)?;
         let mut state = self.state();
         state.lease = taken.lease;
+        state.gaps.extend(taken.gaps);
         if state.closed {
             return Ok(Vec::new());
         }

@@ -28,7 +28,7 @@ pub(super) fn take(
         // They come again below, each at its place.
         lease::free_strays(db, member)?;
     }
-    ahead.iter().try_for_each(|ahead| ahead.place(db, member))?;
+    ahead.iter().try_for_each(|ahead| ahead.place(db, member, &mut taken.gaps))?;
     let (now, told) = (topics::now(), member.state().told.clone());
     for reader in &member.readers {
         let mut division = Division::load(db, reader)?;

@@ -9,7 +9,7 @@ use rusqlite::{Connection, params};
 use super::super::LaneOf;
 use super::fault::Fault;
 use super::member::{Member, Reader};
-use super::take::{limit, message, retry_message};
+use super::take::{Gap, limit, message, retry_message};
 use super::topics;
 use crate::event::{Fields, Lane, Message};
 
@@ -43,7 +43,7 @@ pub(super) struct Reading {
 pub(super) struct Ahead<What> {
     reader: i64,
     /// The cursor before and after, and what was trimmed in between.
-    advance: Option<(i64, i64, i64)>,
+    advance: Option<Advance>,
     rows: Vec<(Source, What)>,
 }
 
@@ -106,6 +106,13 @@ enum Loose {
     Some,
     /// In the hand of a live consumer without order.
     Stuck,
+}
+
+/// How far the reading for a group goes, and what was missing on the way.
+struct Advance {
+    before: i64,
+    after: i64,
+    gap: Gap,
 }
 
 // === impl Reading ===
@@ -198,13 +205,13 @@ impl Ahead<Message> {
         if before >= last || budget.is_spent() {
             return Ok(0);
         }
-        let (mut cursor, mut lost, mut count, mut exhausted) = (before, 0, 0, true);
+        let (mut cursor, mut gap, mut count, mut exhausted) = (before, Gap::none(reader), 0, true);
         let mut statement =
             db.prepare_cached("SELECT seq, fields FROM message WHERE topic = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")?;
         let mut rows = statement.query(params![reader.topic_id, before, limit(budget.rows)])?;
         while let Some(row) = rows.next()? {
             let seq: i64 = row.get(0)?;
-            lost += seq - cursor - 1;
+            gap.add(cursor, seq);
             cursor = seq;
             count += 1;
             let message = message(reader, seq, row.get(1)?)?;
@@ -217,25 +224,26 @@ impl Ahead<Message> {
         }
         if exhausted {
             // The rest, up to where the topic ends, was trimmed.
-            lost += last - cursor;
+            gap.add(cursor, last + 1);
             cursor = last;
         }
-        self.advance = Some((before, cursor, lost));
+        self.advance = Some(Advance { before, after: cursor, gap });
         Ok(count)
     }
 }
 
 impl Ahead<Lane> {
     /// Puts what was read into its slices, as far as nobody else has meanwhile.
-    pub(super) fn place(&self, db: &Connection, member: &Member) -> Result<(), Fault> {
+    pub(super) fn place(&self, db: &Connection, member: &Member, gaps: &mut Vec<Gap>) -> Result<(), Fault> {
         let mut reads_on = false;
-        if let Some((before, after, lost)) = self.advance {
+        if let Some(Advance { before, after, gap }) = &self.advance {
             reads_on = 1
                 == db
                     .prepare_cached(
                         "UPDATE reader SET cursor = ?3, lost = lost + ?4, holder = ?5 WHERE id = ?1 AND cursor = ?2",
                     )?
-                    .execute([self.reader, before, after, lost, member.consumer])?;
+                    .execute([self.reader, *before, *after, gap.count, member.consumer])?;
+            gaps.extend(Some(gap).filter(|gap| reads_on && gap.count > 0).cloned());
         }
         for (source, lane) in &self.rows {
             match *source {

@@ -98,11 +98,21 @@ const SLICES: &str = "
     CREATE TABLE report (consumer INTEGER PRIMARY KEY, text TEXT NOT NULL);
 ";
 
+/// When what was committed is synced to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Syncs {
+    /// At each commit.
+    Commits,
+    /// Now and then, when the log is taken over into the file. A power cut takes the last moments, and leaves the file
+    /// whole; a crash of the process takes nothing.
+    Checkpoints,
+}
+
 /// Opens the file, makes it and its tables if they are missing, and sets the connection up.
-pub(super) fn connect(path: &Path) -> Result<Connection, Fault> {
+pub(super) fn connect(path: &Path, syncs: Syncs) -> Result<Connection, Fault> {
     let deadline = Instant::now() + BUSY_LIMIT;
     loop {
-        match try_connect(path) {
+        match try_connect(path, syncs) {
             // Several processes that set up one new file collide in ways that SQLite's own waiting does not cover.
             Err(Fault::Locked) if Instant::now() < deadline => std::thread::park_timeout(Duration::from_millis(10)),
             result => return result,
@@ -120,7 +130,7 @@ pub(super) fn inspect(path: &Path) -> Result<(), Fault> {
     steps_taken(&db).map(drop)
 }
 
-fn try_connect(path: &Path) -> Result<Connection, Fault> {
+fn try_connect(path: &Path, syncs: Syncs) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY_LIMIT)?;
@@ -129,8 +139,8 @@ fn try_connect(path: &Path) -> Result<Connection, Fault> {
     if mode != "wal" {
         return Err(Fault::CannotOpen(format!("its file system does not support WAL (journal mode stays {mode})")));
     }
-    // Acknowledged means synced: in WAL mode only FULL syncs at each commit.
-    db.pragma_update(None, "synchronous", "FULL")?;
+    // In WAL mode only FULL syncs at each commit.
+    db.pragma_update(None, "synchronous", if syncs == Syncs::Commits { "FULL" } else { "NORMAL" })?;
     db.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     if found < VERSION {
@@ -170,12 +180,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_connection_syncs_at_commit() {
+    fn every_connection_syncs_at_commit_unless_told_otherwise() {
         let directory = tempfile::TempDir::new().unwrap();
-        for _new_then_old in 0..2 {
-            let db = connect(&directory.path().join("events.db")).unwrap();
+        for (syncs, expected) in [(Syncs::Commits, 2), (Syncs::Commits, 2), (Syncs::Checkpoints, 1)] {
+            let db = connect(&directory.path().join("events.db"), syncs).unwrap();
             let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
-            assert_eq!(synchronous, 2, "2 is FULL: less does not sync a commit in WAL mode");
+            assert_eq!(synchronous, expected, "2 is FULL: less does not sync a commit in WAL mode; 1 is NORMAL");
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use super::super::GroupStatus;
 use super::fault::Fault;
-use super::topics;
+use super::{topics, trim};
 use crate::event::from_unix_millis;
 
 pub(super) fn read(db: &Connection, topic: &str, group: &str) -> Result<GroupStatus, Fault> {
@@ -46,6 +46,7 @@ pub(super) fn read(db: &Connection, topic: &str, group: &str) -> Result<GroupSta
         oldest_dead_letter: first(db, reader, "SELECT at_ms FROM dead WHERE reader = ?1 ORDER BY id LIMIT 1")?,
         consumers: consumers.into_iter().map(|(name, _)| name).collect(),
         reports,
+        held_up_by: trim::holder(db, topic)?,
     })
 }
 

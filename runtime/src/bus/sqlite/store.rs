@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 use super::super::{Error, Group};
 use super::fault::Fault;
 use super::probe;
+use super::schema::Syncs;
 use super::worker::{Job, Role, Task, Worker};
 
 pub(super) struct Store {
@@ -28,13 +29,13 @@ pub(super) struct Watching(Arc<AtomicUsize>);
 
 impl Store {
     /// Starts the threads. The file is opened by the first job, so that a host can start before its disk is there.
-    pub(super) fn start(path: PathBuf) -> Result<Arc<Self>, Error> {
+    pub(super) fn start(path: PathBuf, syncs: Syncs) -> Result<Arc<Self>, Error> {
         let changed = Arc::new(watch::Sender::new(()));
         let watchers = Arc::new(AtomicUsize::new(0));
         let opening = Arc::new(Mutex::new(()));
         let start = |name: &str, role: Role| {
             let (sender, jobs) = channel();
-            let worker = Worker { path: path.clone(), role, opening: Arc::clone(&opening), jobs };
+            let worker = Worker { path: path.clone(), syncs, role, opening: Arc::clone(&opening), jobs };
             let spawned = std::thread::Builder::new().name(name.into()).spawn(move || worker.run());
             let failed = |error: std::io::Error| Fault::Failing(format!("no thread: {error}")).error(&path);
             spawned.map(|_| sender).map_err(failed)

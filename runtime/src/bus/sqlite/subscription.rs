@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 
+use super::super::durability::Trimming;
 use super::super::{Delivery, DeliveryId, Error, Fetched, Group, Settled, Subscription, unique_consumer};
 use super::fault::Fault;
 use super::look::{Look, look};
@@ -16,7 +17,8 @@ use super::member::{Lease, Member, Reader};
 use super::place::{self, Ahead};
 use super::settle::Batch;
 use super::store::{Store, Watching};
-use super::take::{Taken, Want, take};
+use super::take::{Gap, Taken, Want, take};
+use super::trim::Trimmer;
 use super::{Names, lease, topics};
 use crate::event::{Lane, Message, Settlement, from_unix_millis};
 
@@ -29,6 +31,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Consumer {
     store: Arc<Store>,
     member: Arc<Member>,
+    trimmer: Trimmer,
     _watching: Watching,
 }
 
@@ -39,12 +42,13 @@ impl Consumer {
         store: &Arc<Store>,
         names: &Names,
         group: &Group,
-        stream_max_len: Option<u64>,
+        trimming: Trimming,
     ) -> Result<Self, Error> {
         let watching = store.watch();
-        let (group, names) = (group.clone(), names.clone());
-        let member = store.write(move |db| enter(db, &group, &names, stream_max_len)).await?;
-        Ok(Self { store: Arc::clone(store), member: Arc::new(member), _watching: watching })
+        let (lease, group, names) = (group.lease, group.clone(), names.clone());
+        let member = store.write(move |db| enter(db, &group, &names, trimming.max_len)).await?;
+        let trimmer = Trimmer::new(trimming, lease);
+        Ok(Self { store: Arc::clone(store), member: Arc::new(member), trimmer, _watching: watching })
     }
 
     /// Takes what there is, in one transaction that happens even if nobody waits for it.
@@ -67,6 +71,7 @@ impl Consumer {
             (deliveries, taking)
         };
         let (deliveries, _taking) = self.store.write_then(run, finish).await?;
+        self.say_gaps();
         deliveries.map_err(|fault| fault.error(self.store.path()))
     }
 
@@ -98,6 +103,20 @@ impl Consumer {
         let stopped = |_| Fault::Other("naming a lane ended in a panic".into());
         told.await.map_err(stopped).flatten().map_err(|fault| fault.error(self.store.path()))?;
         Ok(named().unwrap_or_default())
+    }
+
+    /// Says what was found trimmed unread: nobody is told of the same messages twice.
+    fn say_gaps(&self) {
+        for Gap { topic, count, first, last } in std::mem::take(&mut self.member.state().gaps) {
+            tracing::warn!(
+                %topic,
+                consumer = %self.member.name,
+                count,
+                first,
+                last,
+                "messages were trimmed before the group had read them; they are lost: trim less, or read faster"
+            );
+        }
     }
 
     /// True if a third of the lease has passed: a consumer that waits in `fetch` is alive.
@@ -248,8 +267,9 @@ impl Subscription for Consumer {
             renewed.state().lease = lease;
             Ok::<_, Fault>(renewed.forget_lost(&owned))
         };
-        let lost = self.store.write_then(run, finish).await?;
-        lost.map_err(|fault| fault.error(self.store.path()))
+        let lost = self.store.write_then(run, finish).await?.map_err(|fault| fault.error(self.store.path()))?;
+        self.trimmer.trim(&self.store).await;
+        Ok(lost)
     }
 
     async fn close(&self) -> Result<(), Error> {

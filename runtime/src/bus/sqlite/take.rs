@@ -11,7 +11,7 @@ use super::member::{Item, Lease, Member, Reader, Row, Slot};
 use super::place::Ahead;
 use super::slices::Changes;
 use super::{lease, ordered, topics};
-use crate::event::{Fields, Lane, Message, Position};
+use crate::event::{Fields, Lane, Message, Position, Topic};
 
 /// New messages of one fetch stop at this many bytes, so that a batch of large ones does not fill the memory. A larger
 /// one comes alone.
@@ -40,6 +40,33 @@ pub(super) struct Taken {
     pub(super) adopted: Vec<Item>,
     pub(super) inherited: Vec<Item>,
     pub(super) fresh: Vec<Item>,
+    /// What was trimmed before it was read.
+    pub(super) gaps: Vec<Gap>,
+}
+
+/// Messages of a topic that were trimmed unread: how many, all from `first` to `last`.
+#[derive(Clone)]
+pub(super) struct Gap {
+    pub(super) topic: Topic,
+    pub(super) count: i64,
+    pub(super) first: i64,
+    pub(super) last: i64,
+}
+
+impl Gap {
+    /// Nothing is missing so far.
+    pub(super) fn none(reader: &Reader) -> Self {
+        Self { topic: Topic::clone(&reader.topic), count: 0, first: 0, last: 0 }
+    }
+
+    /// Two positions between which there is nothing.
+    pub(super) fn add(&mut self, before: i64, after: i64) {
+        if after > before + 1 {
+            self.first = if self.count == 0 { before + 1 } else { self.first };
+            self.last = after - 1;
+            self.count += after - before - 1;
+        }
+    }
 }
 
 pub(super) fn take(
@@ -85,10 +112,12 @@ pub(super) fn take(
     let mut bytes = FETCH_BYTES;
     for (at, reader) in rotated().enumerate() {
         let share = room.div_ceil(count - at);
-        taken.fresh.extend(fresh(db, member, reader, share, &mut room, &mut bytes)?);
+        let found = fresh(db, member, reader, share, &mut room, &mut bytes, &mut taken.gaps)?;
+        taken.fresh.extend(found);
     }
     for reader in rotated() {
-        taken.fresh.extend(fresh(db, member, reader, room, &mut room, &mut bytes)?);
+        let found = fresh(db, member, reader, room, &mut room, &mut bytes, &mut taken.gaps)?;
+        taken.fresh.extend(found);
     }
     Ok(taken)
 }
@@ -205,6 +234,7 @@ fn fresh(
     share: usize,
     room: &mut usize,
     bytes: &mut usize,
+    gaps: &mut Vec<Gap>,
 ) -> Result<Vec<Item>, Fault> {
     let mut items = Vec::new();
     let share = share.min(*room);
@@ -215,13 +245,13 @@ fn fresh(
     if before >= last {
         return Ok(items);
     }
-    let (mut cursor, mut lost, mut exhausted) = (before, 0, true);
+    let (mut cursor, mut gap, mut exhausted) = (before, Gap::none(reader), true);
     let mut statement =
         db.prepare_cached("SELECT seq, fields FROM message WHERE topic = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")?;
     let mut rows = statement.query(params![reader.topic_id, before, limit(share)])?;
     while let Some(row) = rows.next()? {
         let (seq, fields): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
-        lost += seq - cursor - 1;
+        gap.add(cursor, seq);
         cursor = seq;
         *bytes = bytes.saturating_sub(fields.len());
         let slot = Slot { reader: reader.id, row: Row::Pending(seq), token: member.token() };
@@ -235,7 +265,7 @@ fn fresh(
     drop(rows);
     if exhausted {
         // The rest, up to where the topic ends, was trimmed.
-        lost += last - cursor;
+        gap.add(cursor, last + 1);
         cursor = last;
     }
     let mut insert = db.prepare_cached("INSERT INTO pending (reader, seq, consumer, token) VALUES (?1, ?2, ?3, ?4)")?;
@@ -243,7 +273,8 @@ fn fresh(
         insert.execute([reader.id, item.seq, member.consumer, item.slot.token])?;
     }
     db.prepare_cached("UPDATE reader SET cursor = ?2, lost = lost + ?3 WHERE id = ?1")?
-        .execute([reader.id, cursor, lost])?;
+        .execute([reader.id, cursor, gap.count])?;
+    gaps.extend(Some(gap).filter(|gap| gap.count > 0));
     *room -= items.len();
     Ok(items)
 }

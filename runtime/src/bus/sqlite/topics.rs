@@ -31,7 +31,7 @@ pub(super) fn append(db: &Connection, topic: &str, fields: &Fields, max_len: Opt
 }
 
 /// Deletes messages up to `last`, except those in somebody's hand.
-fn trim(db: &Connection, topic: i64, last: i64) -> Result<(), Fault> {
+pub(super) fn trim(db: &Connection, topic: i64, last: i64) -> Result<(), Fault> {
     db.prepare_cached(
         "DELETE FROM message WHERE topic = ?1 AND seq <= ?2 AND NOT EXISTS (
              SELECT 1 FROM reader r JOIN pending p ON p.reader = r.id AND p.seq = message.seq WHERE r.topic = ?1)",
