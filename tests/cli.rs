@@ -16,6 +16,7 @@ mod documents;
 mod faults;
 mod letters;
 mod publishing;
+mod replay;
 mod status;
 
 const KIND: &str = "org.openedx.content_authoring.course.catalog_info.changed.v1";

@@ -16,6 +16,7 @@ pub(crate) mod cancelling;
 pub(crate) mod dead_letters;
 pub(crate) mod effects;
 pub(crate) mod exclusive;
+pub(crate) mod history;
 pub(crate) mod leases;
 pub(crate) mod reading;
 pub(crate) mod retries;
@@ -75,6 +76,8 @@ macro_rules! conformance {
                 exclusive: one_is_active, the_next_one_takes_over_in_order, a_frozen_one_stands_by,
                     closing_hands_the_turn_over,
                     one_that_only_wants_what_is_due_learns_that_its_turn_is_over, retries_are_listed_when_it_becomes_active;
+                history: it_is_read_in_pages_beside_every_group, it_ends_where_the_topic_ended, times_divide_it,
+                    what_was_trimmed_is_passed_over, effects_without_a_delivery_commit_whole_or_not_at_all;
                 cancelling: a_dropped_fetch_loses_nothing, a_dropped_settle_leaves_nothing_in_limbo;
             }
         }

@@ -27,7 +27,7 @@ mod units;
 pub use environment::Environment;
 pub use handler::{HandlerConfig, PayloadForm, Places};
 pub use problem::{Place, Problem, Problems};
-pub use units::duration;
+pub use units::{duration, start};
 
 use problem::Collector;
 use section::Section;

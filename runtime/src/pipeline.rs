@@ -4,6 +4,7 @@ mod backoff;
 mod consumer;
 mod idle;
 mod observe;
+pub mod replay;
 mod services;
 
 use std::path::PathBuf;

@@ -16,13 +16,17 @@ use self::keys::Keys;
 use self::link::Link;
 use self::member::{GIVEN_BACK, Member, millis};
 use self::url::Target;
-use super::{Bus, DeadLetter, Error, Group, GroupStatus, Guarantees, Requeue, Settings, Start, Subscription};
-use crate::event::{KeyList, Outgoing, Position, Topic, Versioned, unix_millis};
+use super::{
+    Applied, Bus, DeadLetter, Edge, Error, Group, GroupStatus, Guarantees, Requeue, Settings, Span, Start, Subscription,
+};
+use crate::event::{Effects, KeyList, Message, Outgoing, Position, Topic, Versioned, unix_millis};
 
 mod admin;
+mod effects;
 mod errors;
 mod fetch;
 mod flight;
+mod history;
 mod housekeep;
 mod keys;
 mod link;
@@ -151,6 +155,18 @@ impl Bus for Redis {
             troubles.extend(start(&group.start).err());
         }
         Ok(troubles)
+    }
+
+    async fn history(&self, topic: &Topic, from: &Edge, to: Option<&Edge>) -> Result<Option<Span>, Error> {
+        self.shared.span(topic, from, to).await
+    }
+
+    async fn read(&self, topic: &Topic, span: &Span, count: usize) -> Result<Vec<Message>, Error> {
+        self.shared.read(topic, span, count).await
+    }
+
+    async fn apply(&self, effects: &Effects) -> Result<Applied, Error> {
+        self.shared.apply(effects).await
     }
 
     async fn status(&self, topic: &Topic, group: &str) -> Result<GroupStatus, Error> {

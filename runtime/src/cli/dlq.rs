@@ -271,7 +271,7 @@ fn full_document(letter: &Letter, desk: &Desk, decoder: &Decoder) -> Value {
                 json!(["source", metadata.source]),
                 json!(["time", metadata.time]),
             ];
-            headers.extend(metadata.headers.iter().map(|(name, value)| json!([name, shown(value)])));
+            headers.extend(metadata.headers.iter().map(|(name, value)| json!([name, out::shown(value)])));
             let text = match envelope.encoding {
                 Encoding::Avro => decoder.to_json(&metadata.kind, &envelope.payload).ok(),
                 Encoding::Json => String::from_utf8(envelope.payload.to_vec()).ok(),
@@ -283,7 +283,7 @@ fn full_document(letter: &Letter, desk: &Desk, decoder: &Decoder) -> Value {
         // Headers that cannot be read are the reason that it is here: the fields as they came.
         Err(_) => {
             let fields = letter.dead.fields.iter();
-            let fields = fields.map(|(name, value)| json!([String::from_utf8_lossy(name), shown(value)]));
+            let fields = fields.map(|(name, value)| json!([String::from_utf8_lossy(name), out::shown(value)]));
             (fields.collect(), BASE64.encode(letter.dead.fields.pack()), None)
         }
     };
@@ -291,13 +291,6 @@ fn full_document(letter: &Letter, desk: &Desk, decoder: &Decoder) -> Value {
     document["payload_base64"] = payload.into();
     document["data"] = data.unwrap_or(Value::Null);
     document
-}
-
-fn shown(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => format!("base64:{}", BASE64.encode(bytes)),
-    }
 }
 
 fn pair(value: &Value) -> Option<(&str, &str)> {
