@@ -15,6 +15,7 @@ use crate::support::vectors::{Vector, vector, vectors};
 mod documents;
 mod faults;
 mod letters;
+mod many_letters;
 mod publishing;
 mod replay;
 mod status;
