@@ -10,6 +10,7 @@ use crate::support::redis::Server;
 
 mod outage;
 mod repair;
+mod taken;
 mod tls;
 mod trouble;
 

@@ -17,6 +17,7 @@ mod input;
 mod order;
 mod refusing;
 mod resting;
+mod retrying;
 
 fn embedded(bench: &Bench) -> String {
     format!("sqlite:{}", bench.path("bus.db").display())
