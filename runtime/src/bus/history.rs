@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use crate::event::{Message, Position};
+use crate::event::{Fields, Message, Position};
 
 /// One end of a stretch of history, as somebody names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,15 +79,15 @@ impl Pace {
     }
 
     /// Learns from a page what the next one may hold.
-    pub fn learn<'a>(&mut self, page: impl IntoIterator<Item = &'a crate::event::Fields>) {
+    pub fn learn<'a>(&mut self, page: impl IntoIterator<Item = &'a Fields>) {
         let (mut count, mut bytes) = (0_usize, 0_usize);
         for fields in page {
             count += 1;
             bytes += fields.byte_len();
         }
-        if count > 0 {
+        if let Some(mean) = bytes.checked_div(count) {
             // At most twice the last page: the messages that follow may be larger than those before.
-            self.count = (PAGE_BYTES / (bytes / count).max(1)).clamp(1, MOST.min(self.count * 2));
+            self.count = (PAGE_BYTES / mean.max(1)).clamp(1, MOST.min(self.count * 2));
         }
     }
 
@@ -100,7 +100,6 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::event::Fields;
 
     #[test]
     fn pages_grow_with_small_messages_and_shrink_with_large_ones() {
