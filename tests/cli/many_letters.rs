@@ -262,3 +262,30 @@ async fn killed(store: Store) {
     }
     assert!(halfway > 0, "it was never killed on the way");
 }
+
+/// A host gives up again at once what is sent to it, and the command ends all the same: with those that were there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bulk_requeue_beside_a_handler_that_gives_up_again_ends() {
+    const COUNT: usize = 3_000;
+    let store = Store::redis().await;
+    let bus = store.bury(COUNT).await;
+    let Store::Redis(bench, server) = &store else { panic!("it is one") };
+    // The probe knows no such type, and rejects it.
+    let config = bench.config(&server.url(), &[HandlerToml::new("worker", "probe", "in")]);
+    publish(&bus, "in", &[Draft::new("unknown")]).await;
+    server.run::<u64>(&["XTRIM", "{in}.dlq.worker", "MAXLEN", "0"]).await;
+    let host = bench.run(&config, &[]);
+    let dead = async |count: u64| {
+        let end = Instant::now() + BOUND;
+        while figures(&bus).await != (0, count) {
+            assert!(Instant::now() < end, "{:?}: {}", figures(&bus).await, host.log());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    dead(1).await;
+    let drafts: Vec<Draft> = (1..COUNT).map(|_| Draft::new("unknown")).collect();
+    publish(&bus, "in", &drafts).await;
+    dead(COUNT as u64).await;
+    assert_eq!(bench.json(&["dlq", "requeue", "--all", "--json"], b""), json!({ "requeued": COUNT, "asked": COUNT }));
+    dead(COUNT as u64).await;
+}
