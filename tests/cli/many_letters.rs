@@ -116,8 +116,8 @@ async fn ids(bus: &Arc<dyn Bus>) -> Vec<String> {
     }
 }
 
-/// Runs a command and returns its document and the most memory that it had, in KiB.
-fn measured(bench: &Bench, args: &[&str]) -> (Value, u64) {
+/// Runs a command and returns its last document and the most memory that it had, in KiB.
+pub(super) fn measured(bench: &Bench, args: &[&str]) -> (Value, u64) {
     let out = bench.path("out");
     let mut child =
         bench.command(args).stdout(fs::File::create(&out).unwrap()).stderr(Stdio::inherit()).spawn().unwrap();
@@ -134,7 +134,8 @@ fn measured(bench: &Bench, args: &[&str]) -> (Value, u64) {
         std::thread::sleep(Duration::from_millis(5));
     };
     assert!(status.success(), "{args:?}: {status}");
-    (serde_json::from_slice(&fs::read(out).unwrap()).unwrap(), most)
+    let text = fs::read_to_string(out).unwrap();
+    (serde_json::from_str(text.lines().last().unwrap()).unwrap(), most)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

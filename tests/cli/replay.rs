@@ -388,3 +388,34 @@ async fn signal(store: Store) {
     assert_eq!((&last["ended"], &last["done"]), (&"asked".into(), &events.len().into()));
     assert_eq!(last["next"]["position"], all[events.len()]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_without_a_type_is_not_published() {
+    let store = Store::sqlite();
+    let bus = open(&store.url()).await;
+    publish(&bus, "in", &[Draft::new("publish").header("topic", "out")]).await;
+    store.bench().config(&store.url(), &[probe()]);
+    let (events, _) = replayed(store.bench(), &["--from", "beginning"], 6);
+    let reason = events[0]["reason"].as_str().unwrap();
+    assert!(reason.contains("Invalid") && reason.contains("without a type"), "{reason}");
+}
+
+/// A stretch of history that is larger than what the command may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_long_history_is_replayed_in_little_memory() {
+    const EVENTS: usize = 40_000;
+    let store = Store::redis().await;
+    let bus = open(&store.url()).await;
+    let large = format!("{:?}", "x".repeat(10_000));
+    for _ in 0..EVENTS / 1_000 {
+        let drafts: Vec<Draft> = (0..1_000).map(|_| Draft::new("ok").json(&large)).collect();
+        publish(&bus, "in", &drafts).await;
+    }
+    let noop = HandlerToml::new("noop", "noop", "in").with("in_flight = 64");
+    store.bench().config(&store.url(), &[noop]);
+    let (last, most) =
+        many_letters::measured(store.bench(), &["replay", "--handler", "noop", "--from", "beginning", "--json"]);
+    assert_eq!(last["done"], EVENTS);
+    // The history has 400 MB; the pool of instances, without optimisation, is most of what is left.
+    assert!(most > 0 && most < 200 << 10, "it took {most} KiB");
+}
