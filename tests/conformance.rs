@@ -15,6 +15,7 @@ use crate::support::{BOUND, bounded};
 pub(crate) mod cancelling;
 pub(crate) mod dead_letters;
 pub(crate) mod effects;
+pub(crate) mod history;
 pub(crate) mod leases;
 pub(crate) mod ordered;
 pub(crate) mod ordered_nemesis;
@@ -61,7 +62,8 @@ macro_rules! conformance {
                     a_closed_consumer_is_gone, status_counts, consumers_are_named_apart, probing_changes_nothing;
                 leases: a_dropped_receipt_comes_back_uncounted, a_drop_ends_the_wait, a_dead_hosts_messages_are_inherited,
                     a_begun_attempt_outlives_its_host, renewing_keeps_it, a_frozen_host_changes_nothing,
-                    an_old_receipt_is_void_when_the_message_comes_back, renewing_reports_the_lost, renewing_beside_settling_reports_nothing,
+                    an_old_receipt_is_void_when_the_message_comes_back, renewing_reports_the_lost, a_frozen_host_takes_nothing_back_by_renewing,
+                    effects_come_once_although_it_went_there_and_back, renewing_beside_settling_reports_nothing,
                     inherited_messages_come_in_order;
                 retries: a_retry_waits_until_it_is_due, only_those_due_come_when_no_more_is_wanted, a_retry_outlives_hosts_and_its_message,
                     a_retry_can_be_retried_and_acked, a_dead_hosts_retry_is_inherited, another_consumer_may_get_it,
@@ -83,6 +85,8 @@ macro_rules! conformance {
                     slices_move_at_once_when_consumers_come_and_go, what_is_dropped_comes_again_in_order,
                     a_requeued_letter_comes_to_the_owner_of_its_slice, who_does_not_fetch_is_not_reckoned_with,
                     a_group_may_take_order_up_and_give_it_up;
+                history: it_is_read_in_pages_beside_every_group, it_ends_where_the_topic_ended, times_divide_it,
+                    what_was_trimmed_is_passed_over, effects_without_a_delivery_commit_whole_or_not_at_all;
                 cancelling: a_dropped_fetch_loses_nothing, a_dropped_settle_leaves_nothing_in_limbo;
             }
         }

@@ -17,6 +17,7 @@ use crate::support::host::{Bench, HandlerToml};
 use crate::support::redis::Server;
 use crate::support::vectors::{COUNT, Vector, vectors};
 
+mod moving;
 pub(crate) mod python;
 
 const PREFIX: &str = "dev";

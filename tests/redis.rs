@@ -14,6 +14,7 @@ mod order;
 mod outage;
 mod repair;
 mod reports;
+mod taken;
 mod tls;
 mod trim;
 mod trouble;

@@ -20,6 +20,7 @@ mod order;
 mod outage;
 mod refusing;
 mod resting;
+mod retrying;
 mod steering;
 
 fn embedded(bench: &Bench) -> String {

@@ -315,3 +315,25 @@ async fn a_file_of_before_reports_goes_on_and_keeps_none_of_those_who_left() {
     subscription.close().await.unwrap();
     assert_eq!(reports(), 0);
 }
+
+#[tokio::test]
+async fn dead_consumers_go_unless_something_is_pending_for_them() {
+    let file = File::new();
+    let bus = file.host().await;
+    publish(&bus, "t", 1).await;
+    let (holding, empty) = (join(&bus, SHORT_LEASE).await, join(&bus, SHORT_LEASE).await);
+    let held = take(&holding, 1).await;
+    let names = [holding.consumer().to_owned(), empty.consumer().to_owned()];
+    vanish(holding, held);
+    vanish(empty, Vec::new());
+    tokio::time::sleep(SHORT_LEASE * 3 / 2).await;
+    let later = join(&bus, LONG_LEASE).await;
+    let known = |name: &str| -> i64 {
+        let sql = "SELECT count(*) FROM consumer WHERE name = ?1";
+        file.connect().query_row(sql, [name], |row| row.get(0)).unwrap()
+    };
+    assert_eq!((known(&names[0]), known(&names[1])), (1, 0));
+    commit(&later, take_one(&later).await, ack()).await;
+    join(&bus, LONG_LEASE).await.close().await.unwrap();
+    assert_eq!(known(&names[0]), 0, "what it had is settled");
+}

@@ -10,11 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::event::{KeyList, Lane, Message, Outgoing, Position, Settlement, Topic, Versioned};
+use crate::event::{Effects, KeyList, Lane, Message, Outgoing, Position, Settlement, Topic, Versioned};
 
 mod durability;
 mod error;
 mod first;
+mod history;
 mod in_hand;
 #[cfg(feature = "redis")]
 mod redis;
@@ -24,6 +25,7 @@ mod sqlite;
 
 pub use durability::{Durability, Published, Trim};
 pub use error::Error;
+pub use history::{Applied, Edge, Pace, Span};
 pub use report::{DeadLetter, GroupStatus, Requeue};
 
 pub(crate) use in_hand::InHand;
@@ -84,6 +86,17 @@ pub trait Bus: Send + Sync {
     ///
     /// An unreachable bus is an `Err`; a topic of the wrong type or a group with foreign consumers is in the list.
     async fn probe(&self, groups: &[Group]) -> Result<Vec<Error>, Error>;
+
+    /// Where a stretch of a topic's history lies, as the topic is now; `None` if there is nothing in it. Both ends belong
+    /// to it, except that a time at its end does not; without `to` it ends with the newest message there is.
+    async fn history(&self, topic: &Topic, from: &Edge, to: Option<&Edge>) -> Result<Option<Span>, Error>;
+
+    /// The first messages of a stretch, at most `count`, in order, of those that are kept. No group takes notice.
+    async fn read(&self, topic: &Topic, span: &Span, count: usize) -> Result<Vec<Message>, Error>;
+
+    /// Commits effects without a delivery: all of them or none, if no key that the call read has moved. On an error it is
+    /// unknown whether they are stored.
+    async fn apply(&self, effects: &Effects) -> Result<Applied, Error>;
 
     /// How far a group is on one topic.
     async fn status(&self, topic: &Topic, group: &str) -> Result<GroupStatus, Error>;

@@ -17,6 +17,7 @@ mod dlq;
 mod documents;
 mod out;
 mod publish;
+mod replay;
 mod run;
 mod socket;
 mod status;
@@ -26,7 +27,7 @@ mod steer;
 ///
 /// Exit codes: 0 done; 1 unexpected; 2 wrong use or configuration; 3 the bus cannot be reached or refuses the
 /// credentials; 4 refused to start (a module that does not load, a key of the wrong type, foreign consumers); 5 the
-/// drain was cut short; 6 too many failures in a row.
+/// drain was cut short; 6 too many failures in a row, or some in a replay.
 #[derive(Debug, Parser)]
 #[command(name = "sandbar", version, color = clap::ColorChoice::Never, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -48,6 +49,8 @@ enum Command {
     Pause(steer::Args),
     /// Let handlers that are paused go on
     Resume(steer::Args),
+    /// Run history through a handler beside its group, which takes no notice
+    Replay(replay::Args),
     /// List, show, send again or delete dead letters
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -82,7 +85,7 @@ pub(crate) enum Exit {
     Refused = 4,
     /// The drain took longer than allowed, or a second signal ended it.
     Drain = 5,
-    /// Too many failures in a row.
+    /// Too many failures in a row, or some in a replay.
     Failures = 6,
 }
 
@@ -110,6 +113,7 @@ impl Cli {
             Command::Status(args) => status::run(args).await,
             Command::Pause(args) => steer::run(args, steer::Wish::Pause).await,
             Command::Resume(args) => steer::run(args, steer::Wish::Resume).await,
+            Command::Replay(args) => replay::run(args).await,
             Command::Dlq(command) => dlq::run(command).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Decode(args) => codec::decode(args),

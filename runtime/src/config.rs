@@ -30,7 +30,7 @@ pub use environment::Environment;
 pub use handler::{HandlerConfig, PayloadForm, Places};
 pub use outage::DeadLetterCap;
 pub use problem::{Place, Problem, Problems};
-pub use units::duration;
+pub use units::{duration, start};
 
 use problem::Collector;
 use section::Section;

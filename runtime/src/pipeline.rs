@@ -7,6 +7,7 @@ mod control;
 mod idle;
 mod observe;
 mod placing;
+pub mod replay;
 mod services;
 
 use std::path::PathBuf;

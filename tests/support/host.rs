@@ -56,9 +56,14 @@ pub(crate) fn binary() -> PathBuf {
 impl HandlerToml {
     /// A handler that reads one topic from its beginning, with a lease that runs out within a test.
     pub(crate) fn new(name: &str, module: &str, topic: &str) -> Self {
+        Self::of(name, module, &[topic])
+    }
+
+    /// The same of several topics.
+    pub(crate) fn of(name: &str, module: &str, topics: &[&str]) -> Self {
         let module = guest(module);
         Self(format!(
-            "[[handler]]\nname = {name:?}\nmodule = {module:?}\ntopics = [{topic:?}]\nstart = \"beginning\"\nlease = \"1s\"\n"
+            "[[handler]]\nname = {name:?}\nmodule = {module:?}\ntopics = {topics:?}\nstart = \"beginning\"\nlease = \"1s\"\n"
         ))
     }
 

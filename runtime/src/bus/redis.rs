@@ -20,18 +20,20 @@ use self::trim::Trimmer;
 use self::url::Target;
 use super::durability::Trimming;
 use super::{
-    Bus, DeadLetter, Durability, Error, Group, GroupStatus, Guarantees, Published, Requeue, Settings, Start,
-    Subscription,
+    Applied, Bus, DeadLetter, Durability, Edge, Error, Group, GroupStatus, Guarantees, Published, Requeue, Settings,
+    Span, Start, Subscription,
 };
-use crate::event::{KeyList, Outgoing, Position, Topic, Versioned, unix_millis};
+use crate::event::{Effects, KeyList, Message, Outgoing, Position, Topic, Versioned, unix_millis};
 
 mod admin;
 mod ages;
 mod confirm;
 mod durable;
+mod effects;
 mod errors;
 mod fetch;
 mod flight;
+mod history;
 mod hold;
 mod housekeep;
 mod keys;
@@ -177,6 +179,18 @@ impl Bus for Redis {
             troubles.extend(start(&group.start).err());
         }
         Ok(troubles)
+    }
+
+    async fn history(&self, topic: &Topic, from: &Edge, to: Option<&Edge>) -> Result<Option<Span>, Error> {
+        self.shared.span(topic, from, to).await
+    }
+
+    async fn read(&self, topic: &Topic, span: &Span, count: usize) -> Result<Vec<Message>, Error> {
+        self.shared.read(topic, span, count).await
+    }
+
+    async fn apply(&self, effects: &Effects) -> Result<Applied, Error> {
+        self.shared.apply(effects).await
     }
 
     async fn status(&self, topic: &Topic, group: &str) -> Result<GroupStatus, Error> {

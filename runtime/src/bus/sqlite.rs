@@ -12,10 +12,10 @@ use async_trait::async_trait;
 
 use super::durability::Trimming;
 use super::{
-    Bus, DeadLetter, Durability, Error, Group, GroupStatus, Guarantees, Published, Requeue, Settings, Subscription,
-    stream_name,
+    Applied, Bus, DeadLetter, Durability, Edge, Error, Group, GroupStatus, Guarantees, Published, Requeue, Settings,
+    Span, Subscription, stream_name,
 };
-use crate::event::{KeyList, Outgoing, Position, Topic, Versioned};
+use crate::event::{Effects, KeyList, Message, Outgoing, Position, Topic, Versioned};
 use fault::Fault;
 use schema::Syncs;
 use store::Store;
@@ -24,6 +24,7 @@ use subscription::Consumer;
 mod dead_letters;
 mod divide;
 mod fault;
+mod history;
 mod keys;
 mod lease;
 mod look;
@@ -138,6 +139,24 @@ impl Bus for Sqlite {
 
     async fn probe(&self, groups: &[Group]) -> Result<Vec<Error>, Error> {
         self.store.probe(groups).await
+    }
+
+    async fn history(&self, topic: &Topic, from: &Edge, to: Option<&Edge>) -> Result<Option<Span>, Error> {
+        let (topic, from, to) = (self.names.stored(topic), from.clone(), to.cloned());
+        self.store.read(move |db| history::span(db, &topic, &from, to.as_ref())).await
+    }
+
+    async fn read(&self, topic: &Topic, span: &Span, count: usize) -> Result<Vec<Message>, Error> {
+        let (topic, stored, span) = (topic.clone(), self.names.stored(topic), span.clone());
+        self.store.read(move |db| history::read(db, &topic, &stored, (&span.after, &span.to), count)).await
+    }
+
+    async fn apply(&self, effects: &Effects) -> Result<Applied, Error> {
+        let (effects, names, max_len) = (effects.clone(), self.names.clone(), self.trimming.max_len);
+        let apply = move |db: &_| history::apply(db, &names, max_len, &effects);
+        let applied = self.store.write_then(apply, history::applied).await?;
+        self.store.wake();
+        applied.map_err(|fault| fault.error(self.store.path()))
     }
 
     async fn status(&self, topic: &Topic, group: &str) -> Result<GroupStatus, Error> {

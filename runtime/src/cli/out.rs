@@ -4,6 +4,8 @@ use std::fmt::Arguments;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::Value;
 
@@ -69,6 +71,14 @@ pub(super) fn progress(what: &'static str, total: Option<u64>) -> ProgressBar {
     bar.set_message(what);
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
+}
+
+/// Bytes that are text as such, others as base64 that says so.
+pub(super) fn shown(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => format!("base64:{}", BASE64.encode(bytes)),
+    }
 }
 
 /// Reasons and headers are written by handlers and producers: control characters are shown, not sent.

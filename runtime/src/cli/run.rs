@@ -146,7 +146,8 @@ pub(super) fn document(summary: &Summary) -> serde_json::Value {
     json!({ "handlers": handlers, "stopped": stopped })
 }
 
-struct Signals {
+/// What ends a command that runs handlers.
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -154,12 +155,12 @@ struct Signals {
 // === impl Signals ===
 
 impl Signals {
-    fn new() -> Result<Self, Failure> {
+    pub(super) fn new() -> Result<Self, Failure> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// The next signal that is not the echo of the last.
-    async fn another(&mut self) -> &'static str {
+    pub(super) async fn another(&mut self) -> &'static str {
         let first = Instant::now();
         loop {
             let name = self.next().await;
@@ -169,7 +170,7 @@ impl Signals {
         }
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

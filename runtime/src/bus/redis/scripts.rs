@@ -29,6 +29,8 @@ macro_rules! scripts {
 scripts! {
     /// Acknowledge with effects.
     COMMIT = "stores.lua" "held.lua" "commit.lua";
+    /// Effects without a delivery.
+    APPLY = "unheld.lua" "commit.lua";
     /// Move to the retry store.
     RETRY = "stores.lua" "held.lua" "retry.lua";
     /// Store as a dead letter.

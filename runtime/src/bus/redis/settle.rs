@@ -10,8 +10,8 @@ use super::super::{Delivery, DeliveryId, Error, Settled};
 use super::hold::{COMMITS, DEADS, RETRIES};
 use super::link::{Answer, Link};
 use super::member::{Held, Member, millis};
-use super::record::{PLAIN_FIELDS_MAX, Record, dead_fields};
-use super::{errors, keys, parse};
+use super::record::{Record, dead_fields};
+use super::{effects, errors, parse};
 use crate::event::{Effects, Fields, Message, RetryEntry, Settlement};
 
 /// Ids in one command. Keeps one command's work on the server well under a millisecond.
@@ -161,17 +161,8 @@ impl Member {
         let held = &part.held;
         match &part.settlement {
             Some(Settlement::Ack(effects)) => {
-                for message in &effects.publish {
-                    if message.fields.len() > PLAIN_FIELDS_MAX {
-                        return Err(format!(
-                            "a message to {} has {} fields, and at most {PLAIN_FIELDS_MAX} can be published",
-                            message.topic,
-                            message.fields.len()
-                        ));
-                    }
-                    if message.fields.is_empty() {
-                        return Err(format!("a message to {} has no field, which Redis does not store", message.topic));
-                    }
+                if let Some(reason) = effects::unfit(effects) {
+                    return Err(reason);
                 }
                 Ok(self.commit(held, effects))
             }
@@ -197,58 +188,25 @@ impl Member {
     }
 
     fn commit(&self, held: &Held, effects: &Effects) -> Cmd {
-        let prefix = self.shared.prefix.as_deref();
-        let space = match effects.key_space.as_str() {
-            // Not touched: any key of the same slot serves.
-            "" => self.topics[held.topic].stream.clone(),
-            space => keys::space(prefix, space),
-        };
-        let mut topics: Vec<String> = Vec::new();
-        let mut targets = Vec::with_capacity(effects.publish.len());
-        for message in &effects.publish {
-            let stream = super::super::stream_name(prefix, &message.topic);
-            let at = topics.iter().position(|known| *known == stream).unwrap_or_else(|| {
-                topics.push(stream);
-                topics.len() - 1
-            });
-            // Lua counts from 1, and five keys stand before.
-            targets.push(at + 6);
-        }
-        let more: Vec<&str> = std::iter::once(&space).chain(&topics).map(String::as_str).collect();
+        let placed = effects::Placed::of(self.shared.prefix.as_deref(), effects);
+        let more: Vec<&str> = placed.keys(&self.topics[held.topic].stream).collect();
         let mut commit = self.held_call(&COMMITS, held, &more);
-        for topic in &topics {
-            self.shared.trimmer.wrote(self.shared.trimming, topic);
+        for stream in placed.streams() {
+            self.shared.trimmer.wrote(self.shared.trimming, stream);
         }
-        commit.arg(self.shared.trimming.max_len.unwrap_or(0)).arg(effects.publish.len());
-        for (message, target) in effects.publish.iter().zip(targets) {
-            commit.arg(target).arg(2 * message.fields.len());
-            push_fields(&mut commit, &message.fields);
-        }
-        commit.arg(effects.reads.len());
-        for read in &effects.reads {
-            match &read.key {
-                Some(key) => commit.arg("key").arg(keys::field(key)),
-                None => commit.arg("space").arg(""),
-            };
-            commit.arg(read.version);
-        }
-        commit.arg(effects.writes.len());
-        for write in &effects.writes {
-            match &write.value {
-                Some(value) => commit.arg("set").arg(keys::field(&write.key)).arg(&value[..]),
-                None => commit.arg("del").arg(keys::field(&write.key)).arg(""),
-            };
-        }
+        placed.push(&mut commit, self.shared.trimming.max_len, effects);
         commit
     }
 
     fn read_answer(&self, part: &mut Part, answer: Answer) {
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) if errors::words(&error).contains("last possible ID") => {
-                return part.refuse("a topic has used up its ids: somebody appended with the highest there is".into());
+            Err(error) => {
+                return match effects::refusal(&error) {
+                    Some(reason) => part.refuse(reason),
+                    None => part.fail(errors::answered(self.shared.link.target(), &error)),
+                };
             }
-            Err(error) => return part.fail(errors::answered(self.shared.link.target(), &error)),
         };
         let words = match &answer {
             Value::Array(words) => words.first().cloned().and_then(parse::text),
