@@ -34,9 +34,14 @@ impl Server {
 
     /// Starts a server of the oldest Redis that is supported.
     pub(crate) async fn start_old() -> Self {
+        Self::start_old_with(&[]).await
+    }
+
+    /// The same, with further lines of configuration.
+    pub(crate) async fn start_old_with(configuration: &[&str]) -> Self {
         let program = std::env::var_os("SANDBAR_REDIS_62")
             .expect("SANDBAR_REDIS_62 names no redis-server 6.2: run this through `make test`, which fetches one");
-        Self::start_program(program.into(), &[], None).await
+        Self::start_program(program.into(), configuration, None).await
     }
 
     /// Starts a server that listens with TLS too and shows the certificate `cert.pem`, key `key.pem`.
@@ -83,6 +88,11 @@ impl Server {
     /// `redis://`, without user and password.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// `rediss://`, of a server that was started with certificates.
