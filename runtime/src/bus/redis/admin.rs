@@ -62,7 +62,10 @@ impl Shared {
         let [retrying, dead_letters, lost] =
             <[u64; 3]>::try_from(counts).map_err(|_| errors::unexpected("a pipeline"))?;
         let stores = GroupStatus { retrying, dead_letters, lost, ..GroupStatus::default() };
-        let Some(info) = self.info(&keys, group).await? else { return Ok(stores) };
+        let Some(mut info) = self.info(&keys, group).await? else { return Ok(stores) };
+        if self.was_restarted(&keys).await? {
+            info.read = None;
+        }
         let extent = self.extent(&keys).await?;
         let lag = match (extent.unread(&info), info.lag) {
             (Some(unread), _) => Some(unread),
@@ -73,6 +76,18 @@ impl Shared {
         let lost = stores.lost + extent.unread_and_gone(&info);
         let consumers = self.consumers(&keys, group).await?.alive;
         Ok(GroupStatus { exists: true, lag, pending: info.pending, lost, consumers, ..stores })
+    }
+
+    /// Whether the server runs since after the group was last renewed: then its count of what was read is too low, as
+    /// `renew.lua` says.
+    async fn was_restarted(&self, keys: &Keys) -> Result<bool, Error> {
+        let mut commands = Pipeline::new();
+        commands.cmd("INFO").arg("server").cmd("GET").arg(&keys.mark);
+        // Who may not ask does not know.
+        let mut words = self.link.send(commands).await?.into_iter().map(|answer| answer.ok().and_then(parse::text));
+        let (Some(Some(info)), Some(Some(mark))) = (words.next(), words.next()) else { return Ok(false) };
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+        Ok(run.is_some_and(|run| mark.split(' ').nth(2) != Some(run.trim())))
     }
 
     async fn info(&self, keys: &Keys, group: &str) -> Result<Option<Info>, Error> {
