@@ -179,8 +179,8 @@ pub enum Fetched {
     /// Deliveries to run, or none.
     Deliveries(Vec<Delivery>),
     /// Exclusive groups only: this consumer has just become the active one. Whatever it still holds of an earlier
-    /// turn is lost. `retrying` lists the messages that wait for a retry, in no order: they were published before
-    /// anything that follows.
+    /// turn is lost. `retrying` lists the messages that wait for a retry, those of a topic in its order: they were
+    /// published before anything that follows.
     Active {
         /// Messages in the retry store.
         retrying: Vec<Message>,

@@ -1,6 +1,6 @@
 //! Lanes: event n+1 of a key starts only after event n is done or a dead letter.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::event::Position;
 
@@ -30,7 +30,13 @@ pub enum Release {
 #[derive(Debug)]
 struct State<T> {
     running: Option<Position>,
-    retrying: HashSet<Position>,
+    /// Wait for a retry, have come back from one, or run as one; each with its place among them.
+    retrying: HashMap<Position, i64>,
+    /// The places in use.
+    ranks: BTreeSet<i64>,
+    /// Came back while an older one is away, by place. More than one is the same event, handed out anew.
+    back: BTreeMap<i64, VecDeque<(Position, T)>>,
+    /// Younger than all that is retrying.
     waiting: VecDeque<(Position, T)>,
 }
 
@@ -58,18 +64,21 @@ impl<T> Lanes<T> {
     /// and comes out of a later [`Lanes::release`].
     pub fn admit(&mut self, lane: &Lane, first: &Position, item: T) -> Option<T> {
         let state = self.lanes.entry(lane.clone()).or_default();
-        let retry = state.retrying.contains(first);
-        let free = state.running.is_none() && (retry || (state.retrying.is_empty() && state.waiting.is_empty()));
-        if free {
+        let rank = state.retrying.get(first).copied();
+        let free = match rank {
+            Some(rank) => state.oldest() == Some(rank),
+            None => state.retrying.is_empty() && state.waiting.is_empty(),
+        };
+        if free && state.running.is_none() {
             state.running = Some(first.clone());
             return Some(item);
         }
         self.held_back += 1;
-        // A retry was published before everything that waits.
-        if retry {
-            state.waiting.push_front((first.clone(), item));
-        } else {
-            state.waiting.push_back((first.clone(), item));
+        match rank {
+            Some(rank) => state.back.entry(rank).or_default().push_back((first.clone(), item)),
+            // That a running event comes again means that its first hand-out is void. It is older than all that waits.
+            None if state.running.as_ref() == Some(first) => state.waiting.push_front((first.clone(), item)),
+            None => state.waiting.push_back((first.clone(), item)),
         }
         None
     }
@@ -81,15 +90,18 @@ impl<T> Lanes<T> {
             state.running = None;
         }
         match how {
-            Release::Gone => state.retrying.remove(first),
-            Release::Retrying => state.retrying.insert(first.clone()),
-        };
+            Release::Gone => state.forget(first),
+            // What has run was the oldest of its lane.
+            Release::Retrying => state.wait_for(first, |ranks| ranks.first().map_or(0, |oldest| oldest - 1)),
+        }
         self.next(lane)
     }
 
-    /// A message that is known to wait for a retry blocks its lane until it comes back.
+    /// A message that is known to wait for a retry blocks its lane until it comes back. To be told of in the order in
+    /// which they were published: several of one lane run in this order, whichever comes back first.
     pub fn block(&mut self, lane: &Lane, first: &Position) {
-        self.lanes.entry(lane.clone()).or_default().retrying.insert(first.clone());
+        let state = self.lanes.entry(lane.clone()).or_default();
+        state.wait_for(first, |ranks| ranks.last().map_or(0, |newest| newest + 1));
     }
 
     /// How many events are held back.
@@ -101,7 +113,8 @@ impl<T> Lanes<T> {
     /// Forgets everything and returns what was held back.
     pub fn clear(&mut self) -> Vec<T> {
         self.held_back = 0;
-        self.lanes.drain().flat_map(|(_, state)| state.waiting).map(|(_, item)| item).collect()
+        let held_back = |state: State<T>| state.back.into_values().flatten().chain(state.waiting);
+        self.lanes.drain().flat_map(|(_, state)| held_back(state)).map(|(_, item)| item).collect()
     }
 
     fn next(&mut self, lane: &Lane) -> Option<T> {
@@ -109,11 +122,11 @@ impl<T> Lanes<T> {
         if state.running.is_some() {
             return None;
         }
-        let ready = match state.waiting.front() {
-            Some((first, _)) => state.retrying.is_empty() || state.retrying.contains(first),
-            None => false,
+        let ready = match state.oldest() {
+            Some(rank) => state.take_back(rank),
+            None => state.waiting.pop_front(),
         };
-        if ready && let Some((first, item)) = state.waiting.pop_front() {
+        if let Some((first, item)) = ready {
             state.running = Some(first);
             self.held_back -= 1;
             return Some(item);
@@ -129,7 +142,48 @@ impl<T> Lanes<T> {
 
 impl<T> Default for State<T> {
     fn default() -> Self {
-        Self { running: None, retrying: HashSet::new(), waiting: VecDeque::new() }
+        Self {
+            running: None,
+            retrying: HashMap::new(),
+            ranks: BTreeSet::new(),
+            back: BTreeMap::new(),
+            waiting: VecDeque::new(),
+        }
+    }
+}
+
+impl<T> State<T> {
+    /// The place of the oldest event that is retrying.
+    fn oldest(&self) -> Option<i64> {
+        self.ranks.first().copied()
+    }
+
+    /// Gives an event a place among those that are retrying, if it has none.
+    fn wait_for(&mut self, first: &Position, place: impl Fn(&BTreeSet<i64>) -> i64) {
+        if !self.retrying.contains_key(first) {
+            let rank = place(&self.ranks);
+            self.ranks.insert(rank);
+            self.retrying.insert(first.clone(), rank);
+        }
+    }
+
+    /// An event is no longer retrying. Void hand-outs of it that are left run next, and find out that they are void.
+    fn forget(&mut self, first: &Position) {
+        if let Some(rank) = self.retrying.remove(first) {
+            self.ranks.remove(&rank);
+            for left in self.back.remove(&rank).into_iter().flatten().rev() {
+                self.waiting.push_front(left);
+            }
+        }
+    }
+
+    fn take_back(&mut self, rank: i64) -> Option<(Position, T)> {
+        let copies = self.back.get_mut(&rank)?;
+        let item = copies.pop_front();
+        if copies.is_empty() {
+            self.back.remove(&rank);
+        }
+        item
     }
 }
 
@@ -167,6 +221,35 @@ mod tests {
         assert_eq!(lanes.admit(&lane, &at(1), 1), Some(1));
         assert_eq!(lanes.release(&lane, &at(1), Release::Gone), Some(2));
         assert_eq!(lanes.held_back(), 0);
+    }
+
+    #[test]
+    fn several_that_are_retrying_run_in_their_order_whichever_comes_back_first() {
+        let lane = Lane::new("t", b"");
+        let mut lanes = Lanes::default();
+        (1..=3).for_each(|n| lanes.block(&lane, &at(n)));
+        assert_eq!(lanes.admit(&lane, &at(4), 4), None);
+        assert_eq!(lanes.admit(&lane, &at(3), 3), None, "1 and 2 come first");
+        assert_eq!(lanes.admit(&lane, &at(1), 1), Some(1));
+        assert_eq!(lanes.release(&lane, &at(1), Release::Gone), None, "2 is away");
+        assert_eq!(lanes.admit(&lane, &at(2), 2), Some(2));
+        assert_eq!(lanes.release(&lane, &at(2), Release::Retrying), None, "2 is away again");
+        assert_eq!(lanes.admit(&lane, &at(2), 2), Some(2));
+        assert_eq!(lanes.release(&lane, &at(2), Release::Gone), Some(3));
+        assert_eq!(lanes.release(&lane, &at(3), Release::Gone), Some(4));
+        assert_eq!(lanes.release(&lane, &at(4), Release::Gone), None);
+        assert!(lanes.lanes.is_empty() && lanes.held_back() == 0);
+    }
+
+    #[test]
+    fn an_event_that_comes_again_while_it_runs_stays_before_those_behind_it() {
+        let lane = Lane::new("t", b"");
+        let mut lanes = Lanes::default();
+        assert_eq!(lanes.admit(&lane, &at(1), "void"), Some("void"));
+        assert_eq!(lanes.admit(&lane, &at(2), "next"), None);
+        assert_eq!(lanes.admit(&lane, &at(1), "again"), None);
+        assert_eq!(lanes.release(&lane, &at(1), Release::Gone), Some("again"));
+        assert_eq!(lanes.release(&lane, &at(1), Release::Gone), Some("next"));
     }
 
     proptest! {

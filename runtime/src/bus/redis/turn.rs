@@ -108,7 +108,8 @@ impl Member {
         for keys in &self.topics {
             let mut list = redis::cmd("ZRANGE");
             list.arg(&keys.due).arg(0).arg(-1);
-            let ids = parse::texts(self.shared.link.value(list).await?, "ZRANGE")?;
+            let mut ids = parse::texts(self.shared.link.value(list).await?, "ZRANGE")?;
+            ids.sort_by_key(|id| super::position_parts(id));
             for ids in ids.chunks(PAGE) {
                 let mut get = redis::cmd("HMGET");
                 get.arg(&keys.retry).arg(ids);
