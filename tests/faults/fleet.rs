@@ -34,6 +34,7 @@ struct Process {
     child: Child,
     slot: usize,
     log: Arc<Mutex<Vec<String>>>,
+    frozen: bool,
 }
 
 // === impl Fleet ===
@@ -69,7 +70,7 @@ impl Fleet {
             }
         }));
         self.logs.push(Arc::clone(&log));
-        self.slots[slot] = Some(Process { child, slot, log });
+        self.slots[slot] = Some(Process { child, slot, log, frozen: false });
     }
 
     /// Ends a host as a power failure would.
@@ -86,11 +87,26 @@ impl Fleet {
         }
     }
 
-    /// Sends a signal to the host in a slot, if there is one.
-    pub(super) fn signal(&self, slot: usize, signal: &str) {
-        if let Some(process) = &self.slots[slot] {
-            process.signal(signal);
+    /// Freezes the host in a slot, if there is one.
+    pub(super) fn freeze(&mut self, slot: usize) {
+        if let Some(process) = &mut self.slots[slot] {
+            process.signal("-STOP");
+            process.frozen = true;
         }
+    }
+
+    /// Thaws what was frozen in a slot, also if it was told to stop meanwhile.
+    pub(super) fn thaw(&mut self, slot: usize) {
+        let stopping = self.stopping.iter_mut().filter(|process| process.slot == slot);
+        for process in self.slots[slot].iter_mut().chain(stopping) {
+            process.signal("-CONT");
+            process.frozen = false;
+        }
+    }
+
+    /// True while a host is frozen, perhaps with a lock in its hands.
+    pub(super) fn is_frozen(&self) -> bool {
+        self.slots.iter().flatten().chain(&self.stopping).any(|process| process.frozen)
     }
 
     /// Limits the size of the files that a host may write, or lifts the limit.

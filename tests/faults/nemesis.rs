@@ -54,7 +54,7 @@ impl<'a> Nemesis<'a> {
         self.waiting.extend(rest);
         self.publish(usize::MAX, None).await;
         for host in 0..self.plan.mode.hosts {
-            self.fleet.signal(host, "-CONT");
+            self.fleet.thaw(host);
             self.fleet.limit_files(host, None);
             self.store.proxies.get(host).inspect(|proxy| proxy.heal());
             self.fleet.start(host);
@@ -63,7 +63,9 @@ impl<'a> Nemesis<'a> {
     }
 
     async fn publish(&mut self, most: usize, max_len: Option<u64>) {
-        if !self.bus_is_away {
+        // A host that is frozen in the middle of a write of the embedded bus holds up every other.
+        let held_up = self.store.server.is_none() && self.fleet.is_frozen();
+        if !self.bus_is_away && !held_up {
             let count = most.min(self.waiting.len());
             let events: Vec<Event> = self.waiting.drain(..count).collect();
             if !events.is_empty() {
@@ -82,7 +84,7 @@ impl<'a> Nemesis<'a> {
         match fault {
             Fault::Kill(host) => self.fleet.kill(host),
             Fault::Terminate(host) => self.fleet.terminate(host),
-            Fault::Freeze(host) => self.fleet.signal(host, "-STOP"),
+            Fault::Freeze(host) => self.fleet.freeze(host),
             Fault::Cut(host, how) => self.store.proxies[host].cut(how),
             Fault::HalfOpen(host) => both(host, Rule::Swallow, Rule::Swallow),
             Fault::Deaf(host) => both(host, Rule::Pass, Rule::Swallow),
@@ -124,7 +126,7 @@ impl<'a> Nemesis<'a> {
     async fn mend(&mut self, fault: Fault) {
         match fault {
             Fault::Kill(host) | Fault::Terminate(host) => self.fleet.start(host),
-            Fault::Freeze(host) => self.fleet.signal(host, "-CONT"),
+            Fault::Freeze(host) => self.fleet.thaw(host),
             Fault::DiskFull(host) => self.fleet.limit_files(host, None),
             Fault::HalfOpen(host)
             | Fault::Deaf(host)
@@ -165,10 +167,11 @@ impl<'a> Nemesis<'a> {
                 status => status,
             };
             if Instant::now() > end {
-                return Err(format!("after {BOUND:?} there is still something to do, or a consumer too many: {status:?}"));
+                return Err(format!(
+                    "after {BOUND:?} there is still something to do, or a consumer too many: {status:?}"
+                ));
             }
             sleep(Duration::from_millis(50)).await;
         }
     }
 }
-
