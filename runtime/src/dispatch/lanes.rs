@@ -4,6 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use crate::event::Position;
 
+#[cfg(test)]
+mod tests;
+
 /// Names one sequence of events that must run one after the other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Lane(Box<[u8]>);
@@ -92,7 +95,13 @@ impl<T> Lanes<T> {
         match how {
             Release::Gone => state.forget(first),
             // What has run was the oldest of its lane.
-            Release::Retrying => state.wait_for(first, |ranks| ranks.first().map_or(0, |oldest| oldest - 1)),
+            Release::Retrying => {
+                let rank = state.wait_for(first, |ranks| ranks.first().map_or(0, |oldest| oldest - 1));
+                // The retry may be due, and have come, before it is known that the first hand-out is settled.
+                while state.waiting.front().is_some_and(|(waiting, _)| waiting == first) {
+                    state.back.entry(rank).or_default().extend(state.waiting.pop_front());
+                }
+            }
         }
         self.next(lane)
     }
@@ -158,22 +167,24 @@ impl<T> State<T> {
         self.ranks.first().copied()
     }
 
-    /// Gives an event a place among those that are retrying, if it has none.
-    fn wait_for(&mut self, first: &Position, place: impl Fn(&BTreeSet<i64>) -> i64) {
-        if !self.retrying.contains_key(first) {
-            let rank = place(&self.ranks);
-            self.ranks.insert(rank);
-            self.retrying.insert(first.clone(), rank);
+    /// The place of an event among those that are retrying; it gets one if it has none.
+    fn wait_for(&mut self, first: &Position, place: impl Fn(&BTreeSet<i64>) -> i64) -> i64 {
+        if let Some(rank) = self.retrying.get(first) {
+            return *rank;
         }
+        let rank = place(&self.ranks);
+        self.ranks.insert(rank);
+        self.retrying.insert(first.clone(), rank);
+        rank
     }
 
-    /// An event is no longer retrying. Void hand-outs of it that are left run next, and find out that they are void.
+    /// An event is no longer retrying, unless it has been handed out anew: then the hand-out that ends was void.
     fn forget(&mut self, first: &Position) {
-        if let Some(rank) = self.retrying.remove(first) {
+        if let Some(rank) = self.retrying.get(first).copied()
+            && !self.back.contains_key(&rank)
+        {
+            self.retrying.remove(first);
             self.ranks.remove(&rank);
-            for left in self.back.remove(&rank).into_iter().flatten().rev() {
-                self.waiting.push_front(left);
-            }
         }
     }
 
@@ -184,118 +195,5 @@ impl<T> State<T> {
             self.back.remove(&rank);
         }
         item
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn at(n: usize) -> Position {
-        Position::from(n.to_string())
-    }
-
-    #[test]
-    fn a_retrying_event_holds_back_its_own_lane_only() {
-        let (a, b) = (Lane::new("t", b"a"), Lane::new("t", b"b"));
-        let mut lanes = Lanes::default();
-        assert_eq!(lanes.admit(&a, &at(1), 1), Some(1));
-        assert_eq!(lanes.admit(&a, &at(2), 2), None);
-        assert_eq!(lanes.release(&a, &at(1), Release::Retrying), None, "2 waits for 1's retry");
-        assert_eq!(lanes.admit(&b, &at(3), 3), Some(3), "another lane goes on");
-        assert_eq!(lanes.admit(&a, &at(1), 1), Some(1), "the retry runs");
-        assert_eq!(lanes.release(&a, &at(1), Release::Gone), Some(2));
-        assert_eq!(lanes.release(&a, &at(2), Release::Gone), None);
-        assert_eq!(lanes.release(&b, &at(3), Release::Gone), None);
-        assert!(lanes.lanes.is_empty(), "nothing is left behind");
-    }
-
-    #[test]
-    fn a_message_known_to_be_retrying_blocks_what_follows() {
-        let lane = Lane::new("t", b"");
-        let mut lanes = Lanes::default();
-        lanes.block(&lane, &at(1));
-        assert_eq!(lanes.admit(&lane, &at(2), 2), None);
-        assert_eq!(lanes.admit(&lane, &at(1), 1), Some(1));
-        assert_eq!(lanes.release(&lane, &at(1), Release::Gone), Some(2));
-        assert_eq!(lanes.held_back(), 0);
-    }
-
-    #[test]
-    fn several_that_are_retrying_run_in_their_order_whichever_comes_back_first() {
-        let lane = Lane::new("t", b"");
-        let mut lanes = Lanes::default();
-        (1..=3).for_each(|n| lanes.block(&lane, &at(n)));
-        assert_eq!(lanes.admit(&lane, &at(4), 4), None);
-        assert_eq!(lanes.admit(&lane, &at(3), 3), None, "1 and 2 come first");
-        assert_eq!(lanes.admit(&lane, &at(1), 1), Some(1));
-        assert_eq!(lanes.release(&lane, &at(1), Release::Gone), None, "2 is away");
-        assert_eq!(lanes.admit(&lane, &at(2), 2), Some(2));
-        assert_eq!(lanes.release(&lane, &at(2), Release::Retrying), None, "2 is away again");
-        assert_eq!(lanes.admit(&lane, &at(2), 2), Some(2));
-        assert_eq!(lanes.release(&lane, &at(2), Release::Gone), Some(3));
-        assert_eq!(lanes.release(&lane, &at(3), Release::Gone), Some(4));
-        assert_eq!(lanes.release(&lane, &at(4), Release::Gone), None);
-        assert!(lanes.lanes.is_empty() && lanes.held_back() == 0);
-    }
-
-    #[test]
-    fn an_event_that_comes_again_while_it_runs_stays_before_those_behind_it() {
-        let lane = Lane::new("t", b"");
-        let mut lanes = Lanes::default();
-        assert_eq!(lanes.admit(&lane, &at(1), "void"), Some("void"));
-        assert_eq!(lanes.admit(&lane, &at(2), "next"), None);
-        assert_eq!(lanes.admit(&lane, &at(1), "again"), None);
-        assert_eq!(lanes.release(&lane, &at(1), Release::Gone), Some("again"));
-        assert_eq!(lanes.release(&lane, &at(1), Release::Gone), Some("next"));
-    }
-
-    proptest! {
-        /// Whatever order completions and failures come in, each lane finishes its events in the order they arrived.
-        #[test]
-        fn every_lane_finishes_in_order(
-            keys in proptest::collection::vec(0_u8..4, 1..60),
-            choices in proptest::collection::vec((any::<u16>(), 0_u8..4), 400),
-        ) {
-            let mut lanes = Lanes::default();
-            let lane = |event: usize| Lane::new("t", &[keys[event]]);
-            let mut arrivals: VecDeque<usize> = (0..keys.len()).collect();
-            let (mut running, mut retrying, mut finished) = (Vec::new(), Vec::new(), Vec::new());
-            let mut choices = choices.into_iter().cycle();
-            while finished.len() < keys.len() {
-                let (pick, what) = choices.next().unwrap();
-                let pick = usize::from(pick);
-                match what {
-                    0 if !retrying.is_empty() => {
-                        let event: usize = retrying.swap_remove(pick % retrying.len());
-                        running.extend(lanes.admit(&lane(event), &at(event), event));
-                    }
-                    1 if !running.is_empty() => {
-                        let event: usize = running.swap_remove(pick % running.len());
-                        retrying.push(event);
-                        running.extend(lanes.release(&lane(event), &at(event), Release::Retrying));
-                    }
-                    2 if !running.is_empty() => {
-                        let event: usize = running.swap_remove(pick % running.len());
-                        finished.push(event);
-                        running.extend(lanes.release(&lane(event), &at(event), Release::Gone));
-                    }
-                    _ => if let Some(event) = arrivals.pop_front() {
-                        running.extend(lanes.admit(&lane(event), &at(event), event));
-                    }
-                }
-                let mut busy: Vec<u8> = running.iter().map(|&event| keys[event]).collect();
-                busy.sort_unstable();
-                busy.dedup();
-                prop_assert_eq!(busy.len(), running.len(), "two events of one lane run at once");
-            }
-            for key in 0..4 {
-                let order: Vec<usize> = finished.iter().copied().filter(|&event| keys[event] == key).collect();
-                prop_assert!(order.is_sorted(), "{:?}", order);
-            }
-            prop_assert!(lanes.lanes.is_empty() && lanes.held_back() == 0);
-        }
     }
 }
