@@ -92,6 +92,7 @@ async fn run(seed: u64) -> Ran {
         Ok(figures)
     } else {
         violations.truncate(SHOWN);
+        report::keep_log(seed, &fleet.lines());
         Err(format!(
             "=== seed {seed} failed; again: SEED={seed} cargo test -p sandbar-tests --test all -- faults::replay\n\
              {plan}  violations:\n    {}\n{}",

@@ -160,7 +160,7 @@ impl<'a> Evidence<'a> {
         }
         let published: HashSet<&str> = self.out.iter().map(|out| out.cause.as_str()).collect();
         for event in self.plan.events.iter().filter(|event| event.has('k') && event.has('o')) {
-            let said = self.keys.get(&format!("done.{}", event.id)).is_some();
+            let said = self.keys.contains_key(&format!("done.{}", event.id));
             if said != published.contains(event.id.as_str()) {
                 wrong.push(format!("of {} only one of two effects is there (the key: {said})", event.id));
             }

@@ -28,6 +28,14 @@ pub(super) fn write(ran: &BTreeMap<u64, Ran>) {
     }
 }
 
+/// Keeps all that the hosts of a failed seed have logged, in the folder that `SOAK_OUT` names.
+pub(super) fn keep_log(seed: u64, lines: &[String]) {
+    if let Some(folder) = std::env::var_os("SOAK_OUT").map(PathBuf::from) {
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(format!("seed-{seed}.log")), lines.join("\n")).unwrap();
+    }
+}
+
 fn into(file: &Path, table: &str) {
     let text = fs::read_to_string(file).unwrap();
     let (before, rest) = text.split_once(BEGIN).expect("the mark of the table's beginning");
