@@ -40,6 +40,7 @@ impl<'a> Nemesis<'a> {
         let first: Vec<Event> = rest.by_ref().take(1).collect();
         self.store.publish(&first, None).await;
         (0..self.plan.mode.hosts).for_each(|host| self.fleet.start(host));
+        self.joined().await?;
         let start = Instant::now();
         for step in &self.plan.steps {
             sleep_until(start + Duration::from_millis(step.at)).await;
@@ -60,6 +61,18 @@ impl<'a> Nemesis<'a> {
             self.fleet.start(host);
         }
         self.quiet().await
+    }
+
+    /// Waits until the group is there: what is trimmed before was never its own.
+    async fn joined(&mut self) -> Result<(), String> {
+        let end = Instant::now() + BOUND;
+        while !self.store.bus.status(&TOPIC.into(), GROUP).await.is_ok_and(|status| status.exists) {
+            if Instant::now() > end {
+                return Err("no host joined".into());
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 
     async fn publish(&mut self, most: usize, max_len: Option<u64>) {
