@@ -74,6 +74,16 @@ bench: setup ## Measure events per second beside a bare loop and the Python cons
 	cargo build --release --package sandbar --package sandbar-bench
 	SANDBAR_BIN=$(target)/release/sandbar $(target)/release/sandbar-bench --into README.md
 
+# SOAK_SEEDS=1000 runs more, SOAK_FROM=300 others.
+.PHONY: soak
+soak: export SOAK_SEEDS ?= 300
+soak: export SOAK_FROM ?= 0
+soak: export SOAK_OUT := $(target)/soak
+soak: export SOAK_INTO := $(abspath README.md)
+soak: setup ## Run hosts under hundreds of seeds of faults; writes target/soak and the README's table
+	cargo build --package sandbar
+	cargo test --package sandbar-tests --test all -- faults::no_seed --nocapture
+
 .PHONY: clean
 clean: ## Remove everything that was built
 	cargo clean

@@ -300,10 +300,9 @@ async fn what_a_closed_consumer_was_about_to_fetch_is_free() {
 }
 
 #[tokio::test]
-async fn a_file_of_before_reports_goes_on_and_keeps_none_of_those_who_left() {
+async fn a_report_goes_with_who_left() {
     let file = File::new();
     file.host().await.publish(&[numbered("t", 0)]).await.unwrap();
-    file.connect().execute_batch("DROP TABLE report").unwrap();
     let bus = file.host().await;
     let subscription = join(&bus, LONG_LEASE).await;
     subscription.report("{}".into());

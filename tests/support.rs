@@ -5,6 +5,7 @@ use std::time::Duration;
 pub(crate) mod events;
 pub(crate) mod host;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod vectors;
 

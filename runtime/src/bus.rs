@@ -230,8 +230,8 @@ pub struct Turnover {
     pub lost: Vec<Slice>,
     /// This consumer's from now on: no delivery of theirs has come before.
     pub gained: Vec<Slice>,
-    /// Messages of what is gained that wait for a retry, in no order: each holds up its lane until it comes. One that
-    /// is due at once may be missing: it comes before all others of its slice.
+    /// Messages of what is gained that wait for a retry, those of a slice in the order of their topic: each holds up its
+    /// lane until it comes. One that is due at once may be missing: it comes before all others of its slice.
     pub waiting: Vec<Waiting>,
     /// Others are to have these. Drop what has not started; they are lost once nothing of them is in hand any more.
     pub wanted: Vec<Slice>,

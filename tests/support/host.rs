@@ -21,7 +21,6 @@ pub(crate) struct Host {
     child: Child,
     log: PathBuf,
     stdout: PathBuf,
-    started: Instant,
 }
 
 /// One `[[handler]]` of a configuration, as TOML.
@@ -145,7 +144,7 @@ impl Bench {
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Host { child, log, stdout, started: Instant::now() }
+        Host { child, log, stdout }
     }
 }
 
@@ -165,11 +164,6 @@ impl Host {
         let (_, fields) = stat.rsplit_once(") ").unwrap();
         let ticks: u64 = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
         Duration::from_millis(ticks * 10)
-    }
-
-    /// How long ago it was started.
-    pub(crate) fn uptime(&self) -> Duration {
-        self.started.elapsed()
     }
 
     /// Sends SIGTERM.

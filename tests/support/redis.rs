@@ -34,7 +34,12 @@ impl Server {
 
     /// Starts a server of the oldest Redis that is supported.
     pub(crate) async fn start_old() -> Self {
-        Self::start_other("SANDBAR_REDIS_62", &[]).await
+        Self::start_old_with(&[]).await
+    }
+
+    /// The same, with further lines of configuration.
+    pub(crate) async fn start_old_with(configuration: &[&str]) -> Self {
+        Self::start_other("SANDBAR_REDIS_62", configuration).await
     }
 
     /// Starts the server whose program this variable names, one of those that `make setup` fetches, with further lines
@@ -89,6 +94,11 @@ impl Server {
     /// `redis://`, without user and password.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    /// Where it listens.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// `rediss://`, of a server that was started with certificates.

@@ -69,7 +69,10 @@ impl Shared {
         };
         let (retrying, dead_letters, lost) = (in_store + in_slices.iter().sum::<u64>(), *dead_letters, *lost);
         let stores = GroupStatus { retrying, dead_letters, lost, oldest_dead_letter, ..GroupStatus::default() };
-        let Some(info) = self.info(&keys, group).await? else { return Ok(stores) };
+        let Some(mut info) = self.info(&keys, group).await? else { return Ok(stores) };
+        if self.was_restarted(&keys).await? {
+            info.read = None;
+        }
         let extent = self.extent(&keys).await?;
         let lag = match (extent.unread(&info), info.lag) {
             (Some(unread), _) => Some(unread),
@@ -84,6 +87,18 @@ impl Shared {
         let pending = info.pending;
         let held_up_by = self.holder(&keys, &extent.last).await?;
         Ok(GroupStatus { exists: true, lag, pending, lost, oldest, held_up_by, consumers, reports, ..stores })
+    }
+
+    /// Whether the server runs since after the group was last renewed: then its count of what was read is too low, as
+    /// `renew.lua` says.
+    async fn was_restarted(&self, keys: &Keys) -> Result<bool, Error> {
+        let mut commands = Pipeline::new();
+        commands.cmd("INFO").arg("server").cmd("GET").arg(&keys.mark);
+        // Who may not ask does not know.
+        let mut words = self.link.send(commands).await?.into_iter().map(|answer| answer.ok().and_then(parse::text));
+        let (Some(Some(info)), Some(Some(mark))) = (words.next(), words.next()) else { return Ok(false) };
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+        Ok(run.is_some_and(|run| mark.split(' ').nth(2) != Some(run.trim())))
     }
 
     async fn info(&self, keys: &Keys, group: &str) -> Result<Option<Info>, Error> {

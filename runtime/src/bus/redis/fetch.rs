@@ -149,6 +149,8 @@ impl Member {
             }
         }
         if self.gone.load(Ordering::Acquire) {
+            // Of the topics whose group is still there, what was in hand is found again.
+            reading.adopt_at = Instant::now();
             self.regroup().await?;
             self.gone.store(false, Ordering::Release);
         }
@@ -178,6 +180,7 @@ impl Member {
         tokio::select! {
             () = tokio::time::sleep_until(until) => {}
             () = self.closing.notified() => {}
+            () = self.sooner.notified() => {}
         }
     }
 

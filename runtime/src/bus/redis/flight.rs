@@ -51,6 +51,7 @@ impl Member {
             answer = flight => Some(answer),
             () = self.hand.returned() => None,
             () = self.closing.notified() => None,
+            () = self.sooner.notified() => None,
             () = tokio::time::sleep_until(until) => None,
         };
         if landed.is_some() {

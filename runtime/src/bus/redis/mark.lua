@@ -42,8 +42,14 @@ local function unread_and_gone(info, delivered, read, known)
   return 0, 0
 end
 
+-- Which run of the server this is; empty where we may not ask.
+local function run()
+  local info = redis.pcall('INFO', 'server')
+  return type(info) == 'string' and string.match(info, 'run_id:(%x+)') or ''
+end
+
 -- The mark: 'p' and the oldest pending id: start before it. 'd' and the last delivered id: start after it. Then the
--- last id there is.
+-- last id there is, and the run of the server.
 local delivered, gone, more, first = '', 0, 0, ''
 local groups = redis.pcall('XINFO', 'GROUPS', stream)
 if not groups.err then
@@ -53,14 +59,23 @@ if not groups.err then
       delivered = found['last-delivered-id']
       local info = named(redis.call('XINFO', 'STREAM', stream))
       first = info['first-entry'] and info['first-entry'][1] or '+'
-      local known = string.match(redis.call('GET', mark_key) or '', ' (%d+%-%d+)$')
+      local before = redis.call('GET', mark_key) or ''
+      local known = string.match(before, ' (%d+%-%d+)')
+      local current = run()
+      if known and current ~= '' and string.match(before, ' (%x+)$') ~= current and found['entries-read'] then
+        -- The server was started again, or another took its place. Neither the append-only file nor replication carries
+        -- how much the group has read, so what it says now is too little. Without a count it finds its place by itself.
+        redis.call('XGROUP', 'SETID', stream, group, delivered)
+        found['entries-read'] = false
+      end
       gone, more = unread_and_gone(info, delivered, found['entries-read'], known)
       if gone > 0 then
         redis.call('INCRBY', lost_key, gone)
       end
       local summary = redis.call('XPENDING', stream, group)
       local mark = summary[1] > 0 and 'p' .. summary[2] or 'd' .. delivered
-      redis.call('SET', mark_key, mark .. ' ' .. (info['last-entry'] and info['last-entry'][1] or '0-0'))
+      local last = info['last-entry'] and info['last-entry'][1] or '0-0'
+      redis.call('SET', mark_key, mark .. ' ' .. last .. ' ' .. current)
     end
   end
 end

@@ -39,6 +39,8 @@ pub(super) struct Member {
     pub(super) reading: tokio::sync::Mutex<Reading>,
     /// When the retry store has to be looked at next, as far as is known here.
     next_due: Mutex<Option<Instant>>,
+    /// It is sooner than it was.
+    pub(super) sooner: Notify,
     /// Lost without anybody having been told.
     pub(super) lost: Mutex<Vec<DeliveryId>>,
     /// What it tells of itself.
@@ -105,6 +107,7 @@ impl Member {
             backlog: Mutex::default(),
             reading: tokio::sync::Mutex::new(reading),
             next_due: Mutex::default(),
+            sooner: Notify::new(),
             lost: Mutex::default(),
             report: Mutex::default(),
             gone: AtomicBool::new(false),
@@ -154,7 +157,11 @@ impl Member {
     /// Looks at the retry store no later than at `due`.
     pub(super) fn due_by(&self, due: Instant) {
         let mut next = self.next_due();
-        *next = Some(next.map_or(due, |next| next.min(due)));
+        if next.is_none_or(|next| due < next) {
+            *next = Some(due);
+            // A read that waits was told when to look before.
+            self.sooner.notify_one();
+        }
     }
 
     /// Hands out.
@@ -184,6 +191,17 @@ impl Member {
         });
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(voided);
         self.backlog().retain(|held| !again.contains(&(held.topic, &held.message.position)));
+    }
+
+    /// Voids all hand-outs of what is pending; those from the retry store stay.
+    pub(super) fn void_pending(&self) {
+        let voided = self.hand.with(|hand| {
+            let voided: Vec<DeliveryId> = hand.iter().filter(|(_, held)| !held.stored).map(|(id, _)| *id).collect();
+            voided.iter().for_each(|id| drop(hand.remove(id)));
+            voided
+        });
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(voided);
+        self.backlog().retain(|held| held.stored);
     }
 
     /// Everything in hand or about to be handed out, by topic.

@@ -198,7 +198,11 @@ impl Member {
     }
 
     /// Makes the group again where it is missing, just before the oldest message it had not settled.
+    ///
+    /// Whatever was pending is nobody's any more. Were its receipts good until it is read again, they would be good
+    /// once more the moment it is, and a late hand-out could be settled before those that now come first.
     pub(super) async fn regroup(&self) -> Result<(), Error> {
+        self.void_pending();
         for (topic, keys) in self.topics.iter().enumerate() {
             let start = self.shared.marked(keys).await?.unwrap_or_else(|| "0".to_owned());
             if self.shared.join(keys, &self.group.name, &self.consumer, &start, self.life()).await? {

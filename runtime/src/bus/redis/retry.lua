@@ -3,6 +3,11 @@
 -- ARGV: group consumer id token delay_ms record lane
 local where = held()
 if not where then
+  -- Sent before, and the answer lost on the way: it waits as it was told to. Were it said to be lost, the events behind
+  -- it would not wait for it.
+  if redis.pcall('HGET', retry, id) == ARGV[6] and not redis.call('HGET', retry, id .. ':owner') then
+    return {'done'}
+  end
   return {'lost'}
 end
 local wrong = misused_stores()

@@ -13,7 +13,7 @@ use super::member::{Held, Member, millis};
 use super::ordered::Ordered;
 use super::slices::{Change, Owned, Place};
 use super::turn::Turn;
-use super::{errors, keys, parse, scripts};
+use super::{errors, keys, parse, position_parts, scripts};
 use crate::bus::Slice;
 use crate::event::{Lane, Position, SLICES, Topic};
 
@@ -193,6 +193,7 @@ impl Member {
         }
         for (slice, count) in gained.iter().zip(self.shared.link.send(counts).await?) {
             let count = parse::count(&count.map_err(|error| errors::answered(self.shared.link.target(), &error))?);
+            let mut of_slice = Vec::new();
             for from in (0..count).step_by(PAGE) {
                 let mut range = redis::cmd("ZRANGE");
                 range.arg(keys.due_of(*slice)).arg(from).arg(from + PAGE as u64 - 1);
@@ -202,12 +203,16 @@ impl Member {
                 }
                 let mut lanes = redis::cmd("HMGET");
                 lanes.arg(&keys.retry);
-                for id in ids {
+                for id in &ids {
                     lanes.arg(format!("{id}:lane"));
                 }
-                let lanes = parse::array(self.shared.link.value(lanes).await?, "HMGET")?;
-                waiting.extend(lanes.into_iter().filter_map(|lane| waiting_in(&keys.topic, *slice, lane)));
+                let lanes = parse::array(self.shared.link.value(lanes).await?, "HMGET")?.into_iter();
+                let lanes = ids.iter().map(|id| position_parts(id)).zip(lanes);
+                of_slice.extend(lanes.filter_map(|(id, lane)| Some((id, waiting_in(&keys.topic, *slice, lane)?))));
             }
+            // The store has them by when they are due.
+            of_slice.sort_by_key(|(id, _)| *id);
+            waiting.extend(of_slice.into_iter().map(|(_, waiting)| waiting));
         }
         Ok(waiting)
     }

@@ -193,7 +193,8 @@ impl Changes {
 
     /// Adds what waits for a retry in the slices that come.
     pub(super) fn list_waiting(&mut self, db: &Connection, reader: &Reader) -> Result<(), Fault> {
-        let mut statement = db.prepare_cached("SELECT lane, first FROM retry WHERE reader = ?1 AND slice = ?2")?;
+        let mut statement =
+            db.prepare_cached("SELECT lane, first FROM retry WHERE reader = ?1 AND slice = ?2 ORDER BY seq")?;
         for ((_, number), _) in self.gained.iter().filter(|((id, _), _)| *id == reader.id) {
             let mut rows = statement.query(params![reader.id, number])?;
             while let Some(row) = rows.next()? {

@@ -61,21 +61,54 @@ fn a_slice_goes_with_all_its_lanes_and_no_other() {
     assert_eq!(lanes.release(&t, b, &at(2), Release::Gone), Some(12));
 }
 
-/// One key per event, and events by their number.
+#[test]
+fn several_that_are_retrying_run_in_their_order_whichever_comes_back_first() {
+    let (t, a) = (topic(), lane(b""));
+    let mut lanes = Lanes::default();
+    (1..=3).for_each(|n| lanes.block(&t, a, &at(n)));
+    assert_eq!(lanes.admit(&t, a, &at(4), 4), None);
+    assert_eq!(lanes.admit(&t, a, &at(3), 3), None, "1 and 2 come first");
+    assert_eq!(lanes.admit(&t, a, &at(1), 1), Some(1));
+    assert_eq!(lanes.release(&t, a, &at(1), Release::Gone), None, "2 is away");
+    assert_eq!(lanes.admit(&t, a, &at(2), 2), Some(2));
+    assert_eq!(lanes.release(&t, a, &at(2), Release::Retrying), None, "2 is away again");
+    assert_eq!(lanes.admit(&t, a, &at(2), 2), Some(2));
+    assert_eq!(lanes.release(&t, a, &at(2), Release::Gone), Some(3));
+    assert_eq!(lanes.release(&t, a, &at(3), Release::Gone), Some(4));
+    assert_eq!(lanes.release(&t, a, &at(4), Release::Gone), None);
+    assert!(lanes.lanes.is_empty() && lanes.held_back() == 0);
+}
+
+#[test]
+fn an_event_that_comes_again_while_it_runs_stays_before_those_behind_it() {
+    let (t, a) = (topic(), lane(b""));
+    let mut lanes = Lanes::default();
+    assert_eq!(lanes.admit(&t, a, &at(1), "void"), Some("void"));
+    assert_eq!(lanes.admit(&t, a, &at(2), "next"), None);
+    assert_eq!(lanes.admit(&t, a, &at(1), "again"), None);
+    assert_eq!(lanes.release(&t, a, &at(1), Release::Gone), Some("again"));
+    assert_eq!(lanes.release(&t, a, &at(1), Release::Gone), Some("next"));
+}
+
+/// The events of one topic, as a consumer and its bus see them.
 struct Model {
     keys: Vec<u8>,
     lanes: Lanes<usize>,
-    arrivals: VecDeque<usize>,
+    arrived: usize,
     running: Vec<usize>,
     retrying: Vec<usize>,
     finished: Vec<usize>,
+    /// Lie in the retry store, until they are finished.
+    stored: Vec<bool>,
+    /// Handed out anew while their first hand-out runs.
+    anew: Vec<usize>,
 }
 
 impl Model {
     fn new(keys: Vec<u8>) -> Self {
-        let arrivals = (0..keys.len()).collect();
         let (running, retrying, finished) = (Vec::new(), Vec::new(), Vec::new());
-        Self { keys, lanes: Lanes::default(), arrivals, running, retrying, finished }
+        let (stored, anew) = (vec![false; keys.len()], Vec::new());
+        Self { keys, lanes: Lanes::default(), arrived: 0, running, retrying, finished, stored, anew }
     }
 
     fn lane(&self, event: usize) -> Lane {
@@ -83,70 +116,97 @@ impl Model {
     }
 
     fn admit(&mut self, event: usize) {
-        self.running.extend(self.lanes.admit(&topic(), self.lane(event), &at(event), event));
+        let lane = self.lane(event);
+        self.running.extend(self.lanes.admit(&topic(), lane, &at(event), event));
     }
 
     fn release(&mut self, event: usize, how: Release) {
-        self.running.extend(self.lanes.release(&topic(), self.lane(event), &at(event), how));
+        let lane = self.lane(event);
+        self.running.extend(self.lanes.release(&topic(), lane, &at(event), how));
     }
 
-    /// The slice goes to another consumer and comes back: calls that ran have changed nothing, so all that is not
-    /// finished comes again, in order, and what waits for a retry is told beforehand.
-    fn hand_over(&mut self, slice: u16) {
+    fn step(&mut self, what: u8, pick: usize) {
+        match what {
+            0 if !self.retrying.is_empty() => {
+                let event = self.retrying.swap_remove(pick % self.retrying.len());
+                self.admit(event);
+            }
+            1 | 2 if !self.running.is_empty() => {
+                let event = self.running.swap_remove(pick % self.running.len());
+                if let Some(again) = self.anew.iter().position(|anew| *anew == event) {
+                    self.anew.swap_remove(again);
+                    // It is void; or it was settled as a retry, which came back at once.
+                    self.release(event, if what == 1 { Release::Retrying } else { Release::Gone });
+                } else if what == 1 {
+                    self.retrying.push(event);
+                    self.stored[event] = true;
+                    self.release(event, Release::Retrying);
+                } else {
+                    self.finished.push(event);
+                    self.release(event, Release::Gone);
+                }
+            }
+            3 if !self.running.is_empty() => {
+                let event = self.running[pick % self.running.len()];
+                if !self.anew.contains(&event) {
+                    self.anew.push(event);
+                    self.admit(event);
+                }
+            }
+            4 if pick.is_multiple_of(8) => self.hand_over(lane(&[(pick / 8 % 4) as u8]).slice(), pick / 32),
+            _ if self.arrived < self.keys.len() => {
+                self.arrived += 1;
+                self.admit(self.arrived - 1);
+            }
+            _ => {}
+        }
+    }
+
+    /// A slice goes to another consumer and comes back. Of what was in hand the oldest have been trimmed, and wait in
+    /// the retry store.
+    fn hand_over(&mut self, slice: u16, trimmed: usize) {
         self.lanes.forget(&topic(), slice);
         let of_slice = |event: &usize| lane(&[self.keys[*event]]).slice() == slice;
         self.running.retain(|event| !of_slice(event));
-        let next = self.arrivals.front().copied().unwrap_or(self.keys.len());
-        for event in self.retrying.iter().filter(|event| of_slice(event)) {
+        self.anew.retain(|event| !of_slice(event));
+        self.retrying.retain(|event| !of_slice(event));
+        let left: Vec<usize> =
+            (0..self.arrived).filter(|event| of_slice(event) && !self.finished.contains(event)).collect();
+        for event in &left[..trimmed % (left.len() + 1)] {
+            self.stored[*event] = true;
+        }
+        let (retrying, pending): (Vec<usize>, Vec<usize>) = left.into_iter().partition(|event| self.stored[*event]);
+        for event in &retrying {
             self.lanes.block(&topic(), lane(&[self.keys[*event]]), &at(*event));
         }
-        let again: Vec<usize> = (0..next)
-            .filter(|event| of_slice(event) && !self.finished.contains(event) && !self.retrying.contains(event))
-            .collect();
-        again.into_iter().for_each(|event| self.admit(event));
+        self.retrying.extend(retrying);
+        pending.into_iter().for_each(|event| self.admit(event));
     }
 }
 
 proptest! {
-    /// Whatever order completions, failures and hand-overs come in, each lane finishes its events in the order they
-    /// were published, and never runs two at once.
+    /// Whatever order completions, failures and hand-overs of slices come in, each lane finishes its events in the
+    /// order they arrived.
     #[test]
     fn every_lane_finishes_in_order(
         keys in proptest::collection::vec(0_u8..4, 1..60),
-        choices in proptest::collection::vec((any::<u16>(), 0_u8..10), 400),
+        choices in proptest::collection::vec((any::<u16>(), 0_u8..6), 600),
     ) {
         let mut model = Model::new(keys);
-        let mut choices = choices.into_iter().chain((0..).map(|n| (n, [0, 2, 3][usize::from(n % 3)])));
+        let mut choices = choices.into_iter();
+        let mut drains = [0, 2, 5].into_iter().cycle();
         while model.finished.len() < model.keys.len() {
-            let (pick, what) = choices.next().unwrap();
-            let pick = usize::from(pick);
-            match what {
-                0 if !model.retrying.is_empty() => {
-                    let event = model.retrying.swap_remove(pick % model.retrying.len());
-                    model.admit(event);
-                }
-                1 if !model.running.is_empty() => {
-                    let event = model.running.swap_remove(pick % model.running.len());
-                    model.retrying.push(event);
-                    model.release(event, Release::Retrying);
-                }
-                2 | 4 if !model.running.is_empty() => {
-                    let event = model.running.swap_remove(pick % model.running.len());
-                    model.finished.push(event);
-                    model.release(event, Release::Gone);
-                }
-                5 => model.hand_over(lane(&[(pick % 4) as u8]).slice()),
-                _ => if let Some(event) = model.arrivals.pop_front() {
-                    model.admit(event);
-                }
-            }
+            // When the choices are used up, everything comes back and succeeds.
+            let (pick, what) = choices.next().unwrap_or_else(|| (1, drains.next().unwrap()));
+            model.step(what, usize::from(pick));
             let mut busy: Vec<u8> = model.running.iter().map(|&event| model.keys[event]).collect();
             busy.sort_unstable();
             busy.dedup();
             prop_assert_eq!(busy.len(), model.running.len(), "two events of one lane run at once");
         }
         for key in 0..4 {
-            let order: Vec<usize> = model.finished.iter().copied().filter(|&event| model.keys[event] == key).collect();
+            let of_key = |event: &usize| model.keys[*event] == key;
+            let order: Vec<usize> = model.finished.iter().copied().filter(of_key).collect();
             prop_assert!(order.is_sorted(), "{:?}", order);
         }
         prop_assert!(model.lanes.lanes.is_empty() && model.lanes.held_back() == 0);
