@@ -51,11 +51,11 @@ impl Services for Rest {
         Ok(Prepared { id: format!("{}/{index}", event.metadata.id), outgoing })
     }
 
-    fn read_key(&self, _: &str, key: &str, _: Instant) -> Result<Versioned, String> {
+    fn read_key(&self, _: &str, key: &str, _: Instant) -> Result<Versioned, sandbar::sandbox::Unread> {
         Ok(self.keys.lock().unwrap().get(key).cloned().unwrap_or_default())
     }
 
-    fn list_keys(&self, _: &str, prefix: &str, limit: usize, _: Instant) -> Result<KeyList, String> {
+    fn list_keys(&self, _: &str, prefix: &str, limit: usize, _: Instant) -> Result<KeyList, sandbar::sandbox::Unread> {
         let keys = self.keys.lock().unwrap();
         Ok(KeyList {
             keys: keys.keys().filter(|key| key.starts_with(prefix)).take(limit).cloned().collect(),

@@ -85,10 +85,20 @@ pub trait Services: Send + Sync {
     fn prepare(&self, event: &Event, index: u32, draft: Draft) -> Result<Prepared, DraftError>;
 
     /// Reads a key, waiting until `deadline` at most. The error is for the guest to read.
-    fn read_key(&self, space: &str, key: &str, deadline: Instant) -> Result<Versioned, String>;
+    fn read_key(&self, space: &str, key: &str, deadline: Instant) -> Result<Versioned, Unread>;
 
     /// Lists keys, waiting until `deadline` at most. The error is for the guest to read.
-    fn list_keys(&self, space: &str, prefix: &str, limit: usize, deadline: Instant) -> Result<KeyList, String>;
+    fn list_keys(&self, space: &str, prefix: &str, limit: usize, deadline: Instant) -> Result<KeyList, Unread>;
+}
+
+/// Why keys could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unread {
+    /// For the guest to read.
+    pub reason: String,
+    /// It is the bus's trouble and may pass by itself. A call that fails after this says nothing of its handler or its
+    /// event: it is no attempt.
+    pub passing: bool,
 }
 
 /// What a guest asked to publish. Topic and type are granted already.

@@ -247,10 +247,6 @@ impl<'a> Evidence<'a> {
             return (cause.attempts != most || !enough)
                 .then(|| format!("{id} was quarantined after {} of {most} attempts", cause.attempts));
         }
-        // What the handler asked for could not be had, again and again, and it said so.
-        if cause.code == "unavailable" && event.has('c') && self.faults > 0 {
-            return (cause.attempts != most).then(|| format!("{id} was not tried {most} times: {cause:?}"));
-        }
         match event.fate() {
             Fate::Done => Some(format!("{id} is a dead letter: {cause:?}")),
             Fate::Dead(code) if cause.code != code => {

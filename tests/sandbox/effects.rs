@@ -1,9 +1,11 @@
 //! What a guest asks for: granted, bounded, and gone if the call fails.
 
-use sandbar::event::{Effects, Event, KeyRead, KeyWrite, Verdict};
-use sandbar::sandbox::{Grants, Spec};
+use std::sync::atomic::Ordering;
 
-use super::support::{call, event, everything, probe, said, spec};
+use sandbar::event::{Effects, Event, KeyRead, KeyWrite, Verdict};
+use sandbar::sandbox::{Grants, Ran, Spec};
+
+use super::support::{call, event, everything, probe, said, shared, spec};
 
 fn granted() -> Spec {
     Spec { grants: everything(), ..spec() }
@@ -182,4 +184,16 @@ fn secrets_are_always_denied() {
     let (handler, _) = probe(granted());
     let answer = said(&handler, &event("secret", &[("name", "token")]));
     assert!(answer.contains("Denied") && answer.contains("be given secrets yet"), "{answer}");
+}
+
+#[test]
+fn a_call_that_fails_for_want_of_the_bus_is_no_attempt() {
+    let (handler, services) = probe(Spec { grants: everything(), ..spec() });
+    services.down.store(true, Ordering::SeqCst);
+    for then in ["retry", ""] {
+        let ran = shared().0.call(&handler, &keys("get k", then), 1, false);
+        assert!(matches!(&ran, Ran::NotCalled(why) if why == "the bus is down"), "{then}: {ran:?}");
+    }
+    let ran = shared().0.call(&handler, &keys("get k", "ok"), 1, false);
+    assert!(matches!(ran, Ran::Called { verdict: Verdict::Done, .. }), "it can do without: {ran:?}");
 }

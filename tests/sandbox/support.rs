@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 use sandbar::event::{Effects, Event, Fields, KeyList, Metadata, Outgoing, Payload, Verdict, Versioned};
 use sandbar::sandbox::{
     Draft, DraftError, Grants, Handler, Limits, Module, Prepared, PublishGrant, Ran, Sandbox, Secret, Services,
-    Settings, Spec,
+    Settings, Spec, Unread,
 };
 
 /// The component of a test guest.
@@ -167,13 +167,18 @@ pub(crate) struct Remembering {
     pub(crate) reads: AtomicU64,
     /// How long a read of a key takes.
     pub(crate) delay: Mutex<Duration>,
+    /// Reads fail as they do while there is no bus.
+    pub(crate) down: AtomicBool,
     /// What is wrong with the bus.
     pub(crate) broken: Mutex<Option<String>>,
 }
 
 impl Remembering {
-    fn read(&self, deadline: Instant) -> Result<(), String> {
+    fn read(&self, deadline: Instant) -> Result<(), Unread> {
         self.reads.fetch_add(1, Ordering::SeqCst);
+        if self.down.load(Ordering::SeqCst) {
+            return Err(Unread { reason: "the bus is down".into(), passing: true });
+        }
         let started = Instant::now();
         // The delay may be taken back while a read waits.
         let left = || {
@@ -184,7 +189,7 @@ impl Remembering {
             std::thread::park_timeout(left.min(Duration::from_millis(20)));
         }
         if Instant::now() >= deadline {
-            return Err("no answer in time".into());
+            return Err(Unread { reason: "no answer in time".into(), passing: false });
         }
         match &*self.broken.lock().unwrap() {
             Some(why) => Err(why.clone()),
@@ -207,7 +212,7 @@ impl Services for Remembering {
         Ok(Prepared { id, outgoing: Outgoing { topic: draft.topic.into(), fields } })
     }
 
-    fn read_key(&self, space: &str, key: &str, deadline: Instant) -> Result<Versioned, String> {
+    fn read_key(&self, space: &str, key: &str, deadline: Instant) -> Result<Versioned, Unread> {
         assert_eq!(space, "probe");
         self.read(deadline)?;
         let keys = self.keys.lock().unwrap();
@@ -218,7 +223,7 @@ impl Services for Remembering {
         }))
     }
 
-    fn list_keys(&self, space: &str, prefix: &str, limit: usize, deadline: Instant) -> Result<KeyList, String> {
+    fn list_keys(&self, space: &str, prefix: &str, limit: usize, deadline: Instant) -> Result<KeyList, Unread> {
         assert_eq!(space, "probe");
         self.read(deadline)?;
         let keys = self.keys.lock().unwrap();

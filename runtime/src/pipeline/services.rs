@@ -1,7 +1,7 @@
 //! What a guest's calls ask of the other steps: encode and sign a draft, read a key.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 use uuid::Uuid;
@@ -10,12 +10,15 @@ use crate::bus::{self, Bus};
 use crate::config::{Config, HandlerConfig};
 use crate::decode::Decoder;
 use crate::event::{Encoding, Envelope, Event, KeyList, Metadata, Outgoing, Payload, Versioned};
-use crate::sandbox::{Draft, DraftError, Prepared, Services};
+use crate::sandbox::{Draft, DraftError, Prepared, Services, Unread};
 use crate::wire::{Identity, Profile, now_time};
 
 /// How many handlers an event may pass through by being published again: a handler that publishes to its own topic, or
 /// two that publish to each other's, end here.
 const MAX_HOPS: u32 = 16;
+
+/// A bus that has not answered for so long has trouble. If less was left of the call, the guest took too long.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The namespace of ids that are derived from the event being handled. Random, and never to be changed: a repeat must
 /// publish the same id after an upgrade too.
@@ -72,11 +75,15 @@ impl HandlerServices {
         }
     }
 
-    fn wait<T>(&self, deadline: Instant, read: impl Future<Output = Result<T, bus::Error>>) -> Result<T, String> {
+    fn wait<T>(&self, deadline: Instant, read: impl Future<Output = Result<T, bus::Error>>) -> Result<T, Unread> {
+        let begun = Instant::now();
         let bounded = async { tokio::time::timeout_at(deadline.into(), read).await };
         match self.runtime.block_on(bounded) {
-            Ok(answer) => answer.map_err(|error| error.to_string()),
-            Err(_) => Err("the bus did not answer within the time that is left of this call".to_owned()),
+            Ok(answer) => answer.map_err(|error| Unread { reason: error.to_string(), passing: error.is_transient() }),
+            Err(_) => {
+                let reason = "the bus did not answer within the time that is left of this call".to_owned();
+                Err(Unread { reason, passing: begun.elapsed() >= PATIENCE })
+            }
         }
     }
 }
@@ -117,11 +124,11 @@ impl Services for HandlerServices {
         Ok(Prepared { id, outgoing: Outgoing { topic: draft.topic.into(), fields } })
     }
 
-    fn read_key(&self, space: &str, key: &str, deadline: Instant) -> Result<Versioned, String> {
+    fn read_key(&self, space: &str, key: &str, deadline: Instant) -> Result<Versioned, Unread> {
         self.wait(deadline, self.bus.read_key(space, key))
     }
 
-    fn list_keys(&self, space: &str, prefix: &str, limit: usize, deadline: Instant) -> Result<KeyList, String> {
+    fn list_keys(&self, space: &str, prefix: &str, limit: usize, deadline: Instant) -> Result<KeyList, Unread> {
         self.wait(deadline, self.bus.list_keys(space, prefix, limit))
     }
 }

@@ -54,6 +54,11 @@ pub(super) fn run(
         Ok(Err(error)) => sort(&error, &state),
         Err(panic) => Ok(panicked(&state, panic.as_ref())),
     };
+    let verdict = match (verdict, state.trouble.take()) {
+        // The guest could not go on without its keys, or ran out of time over them.
+        (Ok(Verdict::Retry { .. } | Verdict::Reject { .. }), Some(trouble)) => Err(trouble),
+        (verdict, _) => verdict,
+    };
     let ran = match verdict {
         Ok(verdict) => {
             let effects = match verdict {

@@ -27,6 +27,8 @@ pub(super) struct State {
     pub(super) wasi: wasi::Context,
     published: Published,
     keys: keys::Keys,
+    /// A read failed that may succeed another time, whatever the guest makes of it.
+    pub(super) trouble: Option<String>,
     waiting: Option<Arc<dyn Waiting>>,
 }
 
@@ -69,6 +71,7 @@ impl State {
             wasi: wasi::Context::default(),
             published: Published::default(),
             keys: keys::Keys::default(),
+            trouble: None,
             handling,
             event,
             attempt,

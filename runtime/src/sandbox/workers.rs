@@ -239,11 +239,11 @@ mod tests {
             unreachable!()
         }
 
-        fn read_key(&self, _: &str, _: &str, _: Instant) -> Result<Versioned, String> {
+        fn read_key(&self, _: &str, _: &str, _: Instant) -> Result<Versioned, crate::sandbox::Unread> {
             unreachable!()
         }
 
-        fn list_keys(&self, _: &str, _: &str, _: usize, _: Instant) -> Result<KeyList, String> {
+        fn list_keys(&self, _: &str, _: &str, _: usize, _: Instant) -> Result<KeyList, crate::sandbox::Unread> {
             unreachable!()
         }
     }

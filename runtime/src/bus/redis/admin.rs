@@ -153,34 +153,30 @@ impl Shared {
 
     /// Who is in the group, by its own list and by ours.
     pub(super) async fn consumers(&self, keys: &Keys, group: &str) -> Result<Consumers, Error> {
-        let mut commands = Pipeline::new();
-        commands.cmd("TIME").cmd("ZRANGE").arg(&keys.hosts).arg(0).arg(-1).arg("WITHSCORES");
-        let mut answers = Vec::with_capacity(2);
-        for answer in self.link.send(commands).await? {
-            answers.push(answer.map_err(|error| errors::answered(self.link.target(), &error))?);
-        }
-        let [time, hosts] = <[Value; 2]>::try_from(answers).map_err(|_| errors::unexpected("a pipeline"))?;
-        let now = parse::array(time, "TIME")?.first().map_or(0, parse::count) * 1_000;
-        let hosts = parse::texts(hosts, "ZRANGE")?;
+        let mut who = scripts::WHO.call(&[&keys.stream, &keys.hosts]);
+        who.arg(group);
+        let answer = parse::array(self.link.value(who).await?, "who")?;
+        let [time, hosts, all] = <[Value; 3]>::try_from(answer).map_err(|_| errors::unexpected("who"))?;
+        let now = parse::text(time).and_then(|seconds| seconds.parse::<u64>().ok()).unwrap_or(0) * 1_000;
+        let hosts = parse::texts(hosts, "who")?;
         // Each with the time until which its last sign of life counts.
         let ours: Vec<(&str, u64)> = hosts
             .chunks_exact(2)
             .map(|pair| (pair[0].as_str(), pair[1].parse::<f64>().map_or(0, |score| score.max(0.0) as u64)))
             .collect();
         let mut consumers = Consumers::default();
-        for found in self.xinfo("CONSUMERS", keys, Some(group)).await? {
-            let pairs = parse::array(found, "XINFO CONSUMERS")?;
-            let Some(name) = parse::named(&pairs, "name").cloned().and_then(parse::text) else {
-                return Err(errors::unexpected("XINFO CONSUMERS"));
+        for found in parse::array(all, "who")? {
+            let mut found = parse::array(found, "who")?.into_iter();
+            let (Some(name), Some(idle)) = (found.next().and_then(parse::text), found.next()) else {
+                return Err(errors::unexpected("who"));
             };
             if name == GIVEN_BACK || is_virtual(&name) {
                 continue;
             }
-            let idle = parse::named(&pairs, "idle").map_or(0, parse::count);
             match ours.iter().find(|(own, _)| *own == name) {
                 Some((_, until)) if *until >= now => consumers.alive.push(name),
                 Some(_) => {}
-                None if idle < millis(FOREIGN_IDLE) => {
+                None if parse::count(&idle) < millis(FOREIGN_IDLE) => {
                     consumers.alive.push(name.clone());
                     consumers.foreign.push(name);
                 }

@@ -95,6 +95,8 @@ scripts! {
     LIST = "list.lua";
     /// Remove what every group has acknowledged.
     TRIM = "trim.lua";
+    /// Who is in a group.
+    WHO = "who.lua";
     /// Count a page of entries.
     COUNT = "count.lua";
 }

@@ -15,7 +15,7 @@ use crate::bus::Subscription;
 use crate::config::{Config, Environment};
 use crate::decode::Decoder;
 use crate::event::{Event, KeyList, Versioned};
-use crate::sandbox::{self, Draft, DraftError, Module, Prepared, Sandbox, Services, Workers};
+use crate::sandbox::{self, Draft, DraftError, Module, Prepared, Sandbox, Services, Unread, Workers};
 use crate::settle::Breaker;
 
 /// A consumer that runs.
@@ -99,11 +99,11 @@ impl Services for Nothing {
         Err(DraftError::Invalid("not here".into()))
     }
 
-    fn read_key(&self, _space: &str, _key: &str, _deadline: Instant) -> Result<Versioned, String> {
-        Err("not here".into())
+    fn read_key(&self, _space: &str, _key: &str, _deadline: Instant) -> Result<Versioned, Unread> {
+        Err(Unread { reason: "not here".into(), passing: false })
     }
 
-    fn list_keys(&self, _: &str, _: &str, _: usize, _: Instant) -> Result<KeyList, String> {
-        Err("not here".into())
+    fn list_keys(&self, _: &str, _: &str, _: usize, _: Instant) -> Result<KeyList, Unread> {
+        Err(Unread { reason: "not here".into(), passing: false })
     }
 }

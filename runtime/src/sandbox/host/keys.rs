@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Refused, State};
 use crate::event::{KeyRead, KeyWrite, Versioned};
 use crate::sandbox::grants::Capability;
-use crate::sandbox::limits;
+use crate::sandbox::{Unread, limits};
 
 /// What one call did to its keys.
 #[derive(Default)]
@@ -75,7 +75,7 @@ impl State {
         }
         let handling = &self.handling;
         let read = self.outside(|| handling.services.read_key(&handling.spec.name, key, self.deadline));
-        let seen = read.map_err(Refused::Unavailable)?;
+        let seen = read.map_err(|unread| refused(unread, &mut self.trouble))?;
         let value = seen.value.as_ref().map(|value| value.to_vec());
         self.keys.seen.insert(key.to_owned(), seen);
         Ok(value)
@@ -102,7 +102,8 @@ impl State {
         let hidden = own().filter(|(_, value)| value.is_none()).count();
         let handling = &self.handling;
         let ask = || handling.services.list_keys(&handling.spec.name, prefix, limit + hidden, self.deadline);
-        let stored = self.outside(ask).map_err(Refused::Unavailable)?;
+        let stored = self.outside(ask);
+        let stored = stored.map_err(|unread| refused(unread, &mut self.trouble))?;
         let mut keys: BTreeSet<String> = stored.keys.into_iter().collect();
         for (key, value) in own() {
             match value {
@@ -121,6 +122,14 @@ impl State {
             false => Err(Refused::Denied(Capability::Keys.denied(&spec.name))),
         }
     }
+}
+
+/// What the guest is told, and what is kept in mind beside it.
+fn refused(unread: Unread, trouble: &mut Option<String>) -> Refused {
+    if unread.passing {
+        trouble.get_or_insert_with(|| unread.reason.clone());
+    }
+    Refused::Unavailable(unread.reason)
 }
 
 fn valid(key: &str) -> Result<(), Refused> {
