@@ -192,7 +192,7 @@ impl Remembering {
             return Err(Unread { reason: "no answer in time".into(), passing: false });
         }
         match &*self.broken.lock().unwrap() {
-            Some(why) => Err(why.clone()),
+            Some(why) => Err(Unread { reason: why.clone(), passing: false }),
             None => Ok(()),
         }
     }
