@@ -5,7 +5,8 @@
 //! promises and what it does not is written at each script: scripts do not roll back, so each looks first, then does
 //! the write that can be refused for want of memory, and acknowledges last.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -16,22 +17,27 @@ use self::keys::Keys;
 use self::link::Link;
 use self::member::{GIVEN_BACK, Member, millis};
 use self::url::Target;
-use super::{Bus, DeadLetter, Error, Group, GroupStatus, Guarantees, Requeue, Settings, Start, Subscription};
+use super::{Bus, DeadLetter, Error, Group, GroupStatus, Guarantees, Needs, Requeue, Settings, Start, Subscription};
 use crate::event::{KeyList, Outgoing, Position, Topic, Versioned, unix_millis};
 
 mod admin;
+mod cluster;
 mod errors;
 mod fetch;
 mod flight;
 mod housekeep;
 mod keys;
+mod lanes;
 mod link;
 mod member;
+mod needs;
 mod parse;
 mod record;
 mod renew;
 mod scripts;
+mod sentinel;
 mod settle;
+mod slots;
 mod turn;
 mod url;
 
@@ -52,12 +58,15 @@ struct Shared {
     link: Link,
     prefix: Option<String>,
     max_len: Option<u64>,
+    /// On a cluster: the keys of key spaces that lie beside a topic.
+    places: RwLock<HashMap<String, String>>,
 }
 
 /// Reads the settings. Connects when first used.
 pub(super) async fn open(settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
     let link = Link::new(Target::parse(&settings.url)?);
-    let shared = Shared { link, prefix: settings.topic_prefix.clone(), max_len: settings.stream_max_len };
+    let (prefix, max_len) = (settings.topic_prefix.clone(), settings.stream_max_len);
+    let shared = Shared { link, prefix, max_len, places: RwLock::default() };
     Ok(Arc::new(Redis { shared: Arc::new(shared) }))
 }
 
@@ -66,6 +75,9 @@ pub(super) async fn open(settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
 #[async_trait]
 impl Bus for Redis {
     fn guarantees(&self) -> Guarantees {
+        if self.shared.link.cluster().is_some() {
+            return needs::ON_A_CLUSTER;
+        }
         Guarantees {
             atomic_effects: true,
             exclusive_groups: true,
@@ -76,6 +88,10 @@ impl Bus for Redis {
                 "With an eviction policy other than noeviction Redis may drop whole streams when memory runs out.",
             ],
         }
+    }
+
+    fn prepare(&self, needs: &Needs) -> Result<Vec<String>, Error> {
+        self.shared.prepare(needs)
     }
 
     async fn publish(&self, messages: &[Outgoing]) -> Result<Vec<Position>, Error> {
@@ -99,6 +115,7 @@ impl Bus for Redis {
         if group.topics.is_empty() {
             return Err(Error::Settings(format!("group {} reads no topic", group.name)));
         }
+        self.shared.refuse_spread_order(&group.name, group.exclusive, &group.topics)?;
         let topics: Vec<Keys> = group.topics.iter().map(|topic| self.shared.keys(topic, &group.name)).collect();
         let mut troubles = self.shared.troubles(group, &topics).await?;
         if !troubles.is_empty() {
@@ -119,7 +136,7 @@ impl Bus for Redis {
     }
 
     async fn read_key(&self, space: &str, key: &str) -> Result<Versioned, Error> {
-        let hash = keys::space(self.shared.prefix.as_deref(), space);
+        let hash = self.shared.space(space);
         let mut get = redis::cmd("HGET");
         get.arg(&hash).arg(keys::field(key));
         match parse::bytes(self.shared.key_value(&hash, get).await?) {
@@ -130,7 +147,7 @@ impl Bus for Redis {
     }
 
     async fn list_keys(&self, space: &str, prefix: &str, limit: usize) -> Result<KeyList, Error> {
-        let hash = keys::space(self.shared.prefix.as_deref(), space);
+        let hash = self.shared.space(space);
         let mut list = scripts::LIST.call(&[&hash]);
         list.arg(keys::field(prefix));
         let mut found = parse::texts(self.shared.key_value(&hash, list).await?, "a list of keys")?.into_iter();
@@ -187,16 +204,8 @@ impl Shared {
         let mut commands = Pipeline::with_capacity(messages.len());
         let mut streams = Vec::with_capacity(messages.len());
         for message in messages {
-            let stream = super::stream_name(self.prefix.as_deref(), &message.topic);
-            let mut add = redis::cmd("XADD");
-            add.arg(&stream);
-            if let Some(max_len) = self.max_len {
-                add.arg("MAXLEN").arg("~").arg(max_len);
-            }
-            add.arg("*");
-            settle::push_fields(&mut add, &message.fields);
-            commands.add_command(add);
-            streams.push(stream);
+            commands.add_command(self.add(message));
+            streams.push(super::stream_name(self.prefix.as_deref(), &message.topic));
         }
         for (stream, answer) in streams.iter().zip(self.link.send(commands).await?) {
             match answer {
@@ -209,6 +218,18 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// A command that appends a message to its topic.
+    fn add(&self, message: &Outgoing) -> redis::Cmd {
+        let mut add = redis::cmd("XADD");
+        add.arg(super::stream_name(self.prefix.as_deref(), &message.topic));
+        if let Some(max_len) = self.max_len {
+            add.arg("MAXLEN").arg("~").arg(max_len);
+        }
+        add.arg("*");
+        settle::push_fields(&mut add, &message.fields);
+        add
     }
 
     /// Reads from a key space; a key of the wrong type is an error that names it.

@@ -88,25 +88,30 @@ impl Member {
         let adopt_at = std::mem::replace(&mut reading.adopt_at, now);
         let answers = self.shared.link.send(commands).await?;
         reading.adopt_at = adopt_at;
+        // What was taken of one topic is not to be lost over the trouble with another.
+        let mut trouble = None;
         for (asked, answer) in asked.into_iter().zip(answers) {
             match asked {
-                Asked::Take(topic, token) => self.taken(topic, token, room, answer)?,
-                Asked::Claim(topic) => {
-                    let (cursor, _) = self.claimed(topic, answer)?.unwrap_or_else(|| ("-".to_owned(), 0));
-                    if cursor != "-" {
-                        reading.next_claim = now;
+                Asked::Take(topic, token) => trouble = self.taken(topic, token, room, answer).err().or(trouble),
+                Asked::Claim(topic) => match self.claimed(topic, answer) {
+                    Ok(claimed) => {
+                        let (cursor, _) = claimed.unwrap_or_else(|| ("-".to_owned(), 0));
+                        if cursor != "-" {
+                            reading.next_claim = now;
+                        }
+                        reading.cursors[topic] = cursor;
                     }
-                    reading.cursors[topic] = cursor;
-                }
+                    Err(error) => trouble = Some(error),
+                },
                 Asked::Sweep => self.swept(answer),
             }
         }
-        Ok(())
+        trouble.map_or(Ok(()), Err)
     }
 
     fn take_due(&self, topic: usize, token: u64, count: usize) -> Cmd {
         let keys = &self.topics[topic];
-        let mut take = scripts::TAKE.call(&[&keys.retry, &keys.due, &keys.attempts, self.reader()]);
+        let mut take = scripts::TAKE.call(&[&keys.retry, &keys.due, &keys.attempts, self.reader(topic)]);
         take.arg(&self.consumer).arg(self.token(token)).arg(millis(self.group.lease)).arg(count).arg(self.exclusive());
         take
     }
@@ -161,7 +166,7 @@ impl Member {
 
     pub(super) fn claim(&self, topic: usize, idle: Duration, cursor: &str, count: usize) -> Cmd {
         let keys = &self.topics[topic];
-        let mut claim = scripts::CLAIM.call(&[&keys.stream, &keys.attempts, &keys.lost, self.reader()]);
+        let mut claim = scripts::CLAIM.call(&[&keys.stream, &keys.attempts, &keys.lost, self.reader(topic)]);
         claim.arg(&self.group.name).arg(&self.consumer).arg(millis(idle)).arg(cursor).arg(count);
         claim.arg(self.exclusive()).arg(GIVEN_BACK);
         claim
@@ -261,9 +266,11 @@ impl Member {
             let mut answers = self.shared.link.send(commands).await?.into_iter();
             let mut trimmed = Vec::new();
             for id in ids {
-                let (Some(Ok(entry)), Some(Ok(attempts))) = (answers.next(), answers.next()) else {
+                let (Some(entry), Some(attempts)) = (answers.next(), answers.next()) else {
                     return Err(errors::unexpected("XRANGE"));
                 };
+                let refused = |error| errors::answered(self.shared.link.target(), &error);
+                let (entry, attempts) = (entry.map_err(refused)?, attempts.map_err(refused)?);
                 match parse::array(entry, "XRANGE")?.pop() {
                     None => trimmed.push(id.clone()),
                     Some(entry) => {

@@ -15,7 +15,7 @@ use super::super::{
 };
 use super::fetch::{Reading, Want};
 use super::keys::Keys;
-use super::{Shared, errors, parse, scripts};
+use super::{Shared, errors, lanes, parse, scripts};
 use crate::event::{Message, Position, Settlement};
 
 /// The consumer to whose name a leaving one moves what it has in hand. Nobody reads under it.
@@ -63,6 +63,8 @@ pub(super) struct Held {
     pub(super) counted: bool,
     /// Being settled: what becomes of it is said there.
     pub(super) settling: bool,
+    /// On a cluster: what its settlement publishes to other slots is there already.
+    pub(super) appended: bool,
 }
 
 /// In the order in which it is handed out.
@@ -79,7 +81,9 @@ pub(super) struct Backlog {
 impl Member {
     pub(super) fn new(shared: Arc<Shared>, group: &Group, topics: Vec<Keys>) -> Self {
         let delivered = vec![String::new(); topics.len()];
-        let reading = Reading::new(shared.link.epoch(), topics.len(), group.lease);
+        let is_spread = shared.link.cluster().is_some() && !group.exclusive;
+        let lanes = if is_spread { lanes::of(&topics) } else { Vec::new() };
+        let reading = Reading::new(shared.link.epoch(), topics.len(), group.lease, lanes);
         Self {
             shared,
             group: group.clone(),
@@ -106,7 +110,8 @@ impl Member {
 
     pub(super) fn held(&self, topic: usize, message: Message, origin: Origin) -> Held {
         let token = self.held_token();
-        Held { topic, message, attempts: 0, origin, token, stored: false, counted: false, settling: false }
+        let (attempts, stored, counted, settling, appended) = (0, false, false, false, false);
+        Held { topic, message, attempts, origin, token, stored, counted, settling, appended }
     }
 
     pub(super) fn token(&self, token: u64) -> String {
@@ -122,8 +127,10 @@ impl Member {
         if self.group.exclusive { "1" } else { "0" }
     }
 
-    pub(super) fn reader(&self) -> &str {
-        &self.topics[0].reader
+    /// The key that says which consumer of an exclusive group is active. A group that is not has none, and scripts are
+    /// given one beside the topic's other keys.
+    pub(super) fn reader(&self, topic: usize) -> &str {
+        &self.topics[if self.group.exclusive { 0 } else { topic }].reader
     }
 
     /// How long a sign of life counts: two leases, since a lease is renewed three times.
@@ -202,8 +209,8 @@ impl Member {
         // Rescues what was trimmed; what is lost is lost.
         let _ = self.renew_all().await;
         let mut commands = Pipeline::new();
-        for (keys, all) in self.topics.iter().zip(self.everything()) {
-            let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, self.reader()];
+        for (topic, (keys, all)) in self.topics.iter().zip(self.everything()).enumerate() {
+            let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, self.reader(topic)];
             let mut leave = scripts::LEAVE.call(&named);
             leave.arg(&self.group.name).arg(&self.consumer).arg(self.exclusive()).arg(GIVEN_BACK);
             for (_, held) in all.iter().filter(|(_, held)| held.stored) {

@@ -69,7 +69,7 @@ impl Member {
 
     fn renewal(&self, topic: usize, chunk: &[Named]) -> redis::Cmd {
         let keys = &self.topics[topic];
-        let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, self.reader(), &keys.lost];
+        let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, self.reader(topic), &keys.lost];
         let mut renew = scripts::RENEW.call(&named);
         let pending = chunk.iter().filter(|(_, held)| !held.stored);
         let stored = chunk.iter().filter(|(_, held)| held.stored);

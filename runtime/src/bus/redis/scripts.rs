@@ -29,6 +29,8 @@ macro_rules! scripts {
 scripts! {
     /// Acknowledge with effects.
     COMMIT = "held.lua" "commit.lua";
+    /// Look whether an acknowledgement would be taken.
+    CHECK = "held.lua" "check.lua";
     /// Move to the retry store.
     RETRY = "held.lua" "retry.lua";
     /// Store as a dead letter.

@@ -12,7 +12,9 @@ use super::member::{Held, Member, millis};
 use super::record::{PLAIN_FIELDS_MAX, Record, dead_fields};
 use super::scripts::{self, Stored};
 use super::{errors, keys, parse};
-use crate::event::{Effects, Fields, Message, RetryEntry, Settlement};
+use crate::event::{Effects, Fields, Message, Outgoing, RetryEntry, Settlement};
+
+mod across;
 
 /// Ids in one command. Keeps one command's work on the server well under a millisecond.
 const ACKS: usize = 1_000;
@@ -51,8 +53,15 @@ impl Member {
         // What is over leaves the table before its receipt is dropped, so that nobody takes the drop for a return.
         self.hand.with(|hand| {
             for (_, part) in &parts {
-                if let (Some(delivery), Some(Settled::Committed | Settled::Lost)) = (&part.delivery, &part.answer) {
-                    hand.remove(&delivery.id());
+                match (&part.delivery, &part.answer) {
+                    (Some(delivery), Some(Settled::Committed | Settled::Lost)) => drop(hand.remove(&delivery.id())),
+                    // The next settlement may publish something else.
+                    (_, Some(Settled::Conflict(delivery) | Settled::Refused(delivery, _))) => {
+                        if let Some(held) = hand.get_mut(&delivery.id()) {
+                            held.appended = false;
+                        }
+                    }
+                    _ => {}
                 }
             }
         });
@@ -64,10 +73,11 @@ impl Member {
     }
 
     async fn send_parts(&self, parts: &mut [&mut Part]) {
+        self.append_across(parts).await;
         let mut commands = Pipeline::with_capacity(parts.len());
         let mut plain: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut scripted = Vec::new();
-        for (index, part) in parts.iter_mut().enumerate() {
+        for (index, part) in parts.iter_mut().enumerate().filter(|(_, part)| part.answer.is_none()) {
             if part.is_plain() {
                 plain.entry(part.held.topic).or_default().push(index);
                 continue;
@@ -154,17 +164,10 @@ impl Member {
         let held = &part.held;
         match &part.settlement {
             Some(Settlement::Ack(effects)) => {
-                for message in &effects.publish {
-                    if message.fields.len() > PLAIN_FIELDS_MAX {
-                        return Err(format!(
-                            "a message to {} has {} fields, and at most {PLAIN_FIELDS_MAX} can be published",
-                            message.topic,
-                            message.fields.len()
-                        ));
-                    }
-                    if message.fields.is_empty() {
-                        return Err(format!("a message to {} has no field, which Redis does not store", message.topic));
-                    }
+                sendable(effects)?;
+                if self.is_space_across(held, effects) {
+                    let space = self.shared.space(&effects.key_space);
+                    return Err(format!("{space} lies in another slot of the cluster than the event's topic"));
                 }
                 Ok(self.commit(held, effects))
             }
@@ -191,14 +194,12 @@ impl Member {
 
     fn commit(&self, held: &Held, effects: &Effects) -> Cmd {
         let prefix = self.shared.prefix.as_deref();
-        let space = match effects.key_space.as_str() {
-            // Not touched: any key of the same slot serves.
-            "" => self.topics[held.topic].stream.clone(),
-            space => keys::space(prefix, space),
-        };
+        let space = self.space_for(held, effects);
         let mut topics: Vec<String> = Vec::new();
         let mut targets = Vec::with_capacity(effects.publish.len());
-        for message in &effects.publish {
+        let publish: Vec<&Outgoing> =
+            effects.publish.iter().filter(|message| !self.is_across(held, &message.topic)).collect();
+        for message in &publish {
             let stream = super::super::stream_name(prefix, &message.topic);
             let at = topics.iter().position(|known| *known == stream).unwrap_or_else(|| {
                 topics.push(stream);
@@ -209,19 +210,12 @@ impl Member {
         }
         let more: Vec<&str> = std::iter::once(&space).chain(&topics).map(String::as_str).collect();
         let mut commit = self.held_call(&scripts::COMMIT, held, &more);
-        commit.arg(self.shared.max_len.unwrap_or(0)).arg(effects.publish.len());
-        for (message, target) in effects.publish.iter().zip(targets) {
+        commit.arg(self.shared.max_len.unwrap_or(0)).arg(publish.len());
+        for (message, target) in publish.into_iter().zip(targets) {
             commit.arg(target).arg(2 * message.fields.len());
             push_fields(&mut commit, &message.fields);
         }
-        commit.arg(effects.reads.len());
-        for read in &effects.reads {
-            match &read.key {
-                Some(key) => commit.arg("key").arg(keys::field(key)),
-                None => commit.arg("space").arg(""),
-            };
-            commit.arg(read.version);
-        }
+        push_reads(&mut commit, effects);
         commit.arg(effects.writes.len());
         for write in &effects.writes {
             match &write.value {
@@ -230,6 +224,15 @@ impl Member {
             };
         }
         commit
+    }
+
+    /// The key space of an acknowledgement.
+    fn space_for(&self, held: &Held, effects: &Effects) -> String {
+        match effects.key_space.as_str() {
+            // Not touched: any key of the same slot serves.
+            "" => self.topics[held.topic].stream.clone(),
+            space => self.shared.space(space),
+        }
     }
 
     /// A call of a script that begins with `held.lua`.
@@ -330,6 +333,34 @@ pub(super) fn record(message: &Message, attempts: u32, code: &str, reason: &str)
         reason: reason.to_owned(),
         first: message.first.clone(),
         fields: message.fields.clone(),
+    }
+}
+
+/// What a script can append; else why not.
+fn sendable(effects: &Effects) -> Result<(), String> {
+    for message in &effects.publish {
+        let (topic, fields) = (&message.topic, message.fields.len());
+        if fields > PLAIN_FIELDS_MAX {
+            return Err(format!(
+                "a message to {topic} has {fields} fields, and at most {PLAIN_FIELDS_MAX} can be published"
+            ));
+        }
+        if fields == 0 {
+            return Err(format!("a message to {topic} has no field, which Redis does not store"));
+        }
+    }
+    Ok(())
+}
+
+/// Appends what was read, for a script to compare.
+fn push_reads(command: &mut Cmd, effects: &Effects) {
+    command.arg(effects.reads.len());
+    for read in &effects.reads {
+        match &read.key {
+            Some(key) => command.arg("key").arg(keys::field(key)),
+            None => command.arg("space").arg(""),
+        };
+        command.arg(read.version);
     }
 }
 

@@ -23,7 +23,7 @@ impl Member {
     /// Stands by until it is this consumer's turn, or the wait is over.
     pub(super) async fn await_turn(&self, reading: &mut Reading, deadline: Instant) -> Result<Fetched, Error> {
         loop {
-            let mut keys = vec![self.reader()];
+            let mut keys = vec![self.reader(0)];
             for topic in &self.topics {
                 keys.extend([topic.retry.as_str(), &topic.due]);
             }
@@ -77,7 +77,7 @@ impl Member {
     }
 
     pub(super) async fn read_once(&self, topics: &[usize], count: usize) -> Result<InTurn, Error> {
-        let mut keys = vec![self.reader()];
+        let mut keys = vec![self.reader(0)];
         keys.extend(topics.iter().map(|index| self.topics[*index].stream.as_str()));
         let mut read = scripts::READ.call(&keys);
         read.arg(&self.group.name).arg(&self.consumer).arg(count);
@@ -98,7 +98,7 @@ impl Member {
     /// Whether it is still this consumer's turn.
     pub(super) async fn has_turn(&self) -> Result<bool, Error> {
         let mut holder = redis::cmd("GET");
-        holder.arg(self.reader());
+        holder.arg(self.reader(0));
         let holder = parse::text(self.shared.link.value(holder).await?);
         Ok(holder.is_some_and(|holder| holder == self.consumer))
     }
