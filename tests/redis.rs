@@ -8,8 +8,11 @@ use sandbar::bus::{Bus, Settings, open};
 use crate::conformance::{Fixture, conformance};
 use crate::support::redis::Server;
 
+mod cluster;
+mod failover;
 mod outage;
 mod repair;
+mod sentinel;
 mod tls;
 mod trouble;
 
