@@ -113,7 +113,10 @@ pub(super) async fn all_done(bus: &Arc<dyn Bus>) {
     let end = Instant::now() + BOUND;
     loop {
         match bus.status(&"in".into(), "fanout").await {
-            Ok(status) if (status.lag, status.pending, status.retrying) == (Some(0), 0, 0) => return,
+            Ok(status) if (status.lag, status.pending, status.retrying) == (Some(0), 0, 0) => {
+                assert_eq!(status.lost, 0, "nothing was trimmed");
+                return;
+            }
             status => assert!(Instant::now() < end, "not done: {status:?}"),
         }
         sleep(Duration::from_millis(50)).await;
@@ -139,9 +142,10 @@ pub(super) async fn effects(bus: &Arc<dyn Bus>, sent: &HashSet<String>) -> usize
     repeats
 }
 
-/// The bus was lost once and came back once, and each was said once.
+/// The bus was lost once and came back once, and each was said once; and nothing is said that is not so.
 pub(super) fn said_once(host: &Host) {
     let log = host.log();
+    assert!(!log.contains("trimmed before"), "nothing was trimmed: {log}");
     for words in ["the bus is lost", "the bus is back"] {
         let lines: Vec<&str> = log.lines().filter(|line| line.contains(words)).collect();
         assert_eq!(lines.len(), 1, "{words}: {lines:#?}\n{log}");

@@ -366,6 +366,7 @@ mod tests {
         assert_eq!(before("soon"), None);
         assert_eq!(renew::start_of("p5-3").as_deref(), Some("5-2"));
         assert_eq!(renew::start_of("d5-3").as_deref(), Some("5-3"));
+        assert_eq!(renew::start_of("p5-3 7-0 0badcafe").as_deref(), Some("5-2"));
         assert_eq!(renew::start_of("d5-3 7-0").as_deref(), Some("5-3"));
         assert_eq!(renew::start_of(""), None);
     }
