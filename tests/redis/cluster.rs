@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use super::failover::{Feed, all_done, effects, fanout, joined, said_once};
 use crate::conformance::{
-    Fixture, LONG_LEASE, ack, cases, commit, conformance, consume, group, numbered, publish, settle, take,
+    Fixture, LONG_LEASE, SHORT_LEASE, ack, cases, commit, conformance, consume, group, numbered, publish, settle, take,
 };
 use crate::support::cluster::Cluster;
 use crate::support::events::{Draft, open as open_plain, progress, publish as publish_drafts};
@@ -209,6 +209,56 @@ async fn one_consumer_reads_from_all_nodes() {
     subscription.close().await.unwrap_err();
 }
 
+#[tokio::test]
+async fn redirections_are_followed_at_once() {
+    let cluster = Cluster::start(2, 0).await;
+    let topic = cluster.name_on(0, "t").await;
+    let slot = cluster.slot(&topic).await;
+    let bus = open_plain(&cluster.url()).await;
+    publish(&bus, &topic, 1).await;
+    let subscription = bus.subscribe(&group("g", &[&topic], LONG_LEASE)).await.unwrap();
+    assert_eq!(consume(&subscription, 1).await, [0]);
+    cluster.begin_move(slot, 0, 1).await;
+    cluster.move_keys(slot, 0, 1).await;
+    // The stream is at the new node, the slot still the old one's.
+    publish(&bus, &topic, 2).await;
+    assert!(cluster.errors("ASK").await > 0);
+    cluster.end_move(slot, 1).await;
+    publish(&bus, &topic, 1).await;
+    assert!(cluster.errors("MOVED").await > 0);
+    assert_eq!(cluster.nodes[1].run::<u64>(&["XLEN", &topic]).await, 4);
+    let mut found = Vec::new();
+    bounded("reading from the new node", async {
+        while found.len() < 3 {
+            match subscription.fetch(3, Duration::from_secs(1)).await {
+                Ok(sandbar::bus::Fetched::Deliveries(some)) => found.extend(some),
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => assert!(error.is_transient(), "{error}"),
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_answer_lost_on_the_way_is_found_although_others_are_awaited() {
+    let cluster = Cluster::start(2, 0).await;
+    let (a, b) = (cluster.name_on(0, "a").await, cluster.name_on(1, "b").await);
+    let bus = open_plain(&cluster.url()).await;
+    let subscription = bus.subscribe(&group("g", &[&a, &b], SHORT_LEASE)).await.unwrap();
+    publish(&bus, &a, 1).await;
+    let read = ["XREADGROUP", "GROUP", "g", subscription.consumer(), "STREAMS", &a, ">"];
+    let _: Value = cluster.nodes[0].run(&read).await;
+    // From here on the reads of the two nodes end at different times.
+    let later = async {
+        sleep(Duration::from_millis(300)).await;
+        publish(&bus, &b, 1).await;
+    };
+    let (found, ()) = tokio::join!(take(&subscription, 2), later);
+    let topics: Vec<&str> = found.iter().map(|delivery| &*delivery.message.topic).collect();
+    assert_eq!(topics, [b.as_str(), a.as_str()]);
+}
+
 /// Events are published by the bus itself, which follows the slot; what is refused is sent again.
 async fn feed_until(bus: &Arc<dyn Bus>, stop: tokio::sync::watch::Receiver<bool>) -> HashSet<String> {
     let mut sent = HashSet::new();
@@ -288,12 +338,24 @@ async fn a_master_that_dies_is_replaced_and_nothing_confirmed_is_lost() {
     let host = bench.run(&config, &[]);
     joined(&host).await;
     feed.more(200).await;
+    let own = Draft::new("test.numbered.v1");
+    publish_drafts(&bus, "in", &[own]).await;
     cluster.nodes[owner].kill();
     let end = Instant::now() + BOUND;
     while cluster.owner("in").await == owner {
         assert!(Instant::now() < end);
     }
     cluster.settled().await;
+    // Who only publishes finds the new master too, while the old one is gone.
+    bounded("publishing to the new master", async {
+        let own = Draft::new("test.numbered.v1");
+        let message = sandbar::event::Outgoing { topic: "in".into(), fields: own.fields() };
+        while let Err(error) = bus.publish(std::slice::from_ref(&message)).await {
+            assert!(error.is_transient(), "{error}");
+            sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
     // The one that comes back follows the new master; only then is anything confirmed again.
     cluster.nodes[owner].revive().await;
     cluster.nodes[owner].in_sync().await;

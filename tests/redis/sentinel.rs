@@ -133,6 +133,17 @@ async fn a_readonly_answer_makes_it_look_for_the_master() {
 }
 
 #[tokio::test]
+async fn a_sentinel_that_names_a_replica_is_passed_over() {
+    let watched = Watched::start(&[]).await;
+    let port = watched.servers[1].port().to_string();
+    let _: Value = watched.ask(0, &["SENTINEL", "REMOVE", MASTER]).await.unwrap();
+    let _: Value = watched.ask(0, &["SENTINEL", "MONITOR", MASTER, "127.0.0.1", &port, "2"]).await.unwrap();
+    let bus = host(&watched.url()).await;
+    publish(&bus, "t", 1).await;
+    assert_eq!(watched.servers[0].run::<u64>(&["XLEN", "dev-t"]).await, 1);
+}
+
+#[tokio::test]
 async fn a_name_that_no_sentinel_knows_is_refused() {
     let watched = Watched::start(&[]).await;
     let url = watched.url().replace(&format!("/{MASTER}/"), "/nobody/");
