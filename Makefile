@@ -11,12 +11,15 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 venv := $(target)/peers/venv
 old_redis := $(target)/peers/redis-6.2
+new_redis := $(target)/peers
 
 # What the tests and the benchmark are told: the built guests, the Python with the real event bus, the oldest Redis that
-# is supported, the host's binary.
+# is supported, newer servers than the distribution's, the host's binary.
 export SANDBAR_GUESTS := $(target)/guests/out
 export SANDBAR_PYTHON := $(venv)/bin/python
 export SANDBAR_REDIS_62 := $(old_redis)/redis-server
+export SANDBAR_REDIS_82 := $(new_redis)/redis-8.2/redis-server
+export SANDBAR_VALKEY_81 := $(new_redis)/valkey-8.1/valkey-server
 export SANDBAR_BIN := $(target)/debug/sandbar
 
 # The guests are no members of the workspace: they are built for another target, perhaps by another compiler. Their
@@ -71,6 +74,16 @@ bench: setup ## Measure events per second beside a bare loop and the Python cons
 	cargo build --release --package sandbar --package sandbar-bench
 	SANDBAR_BIN=$(target)/release/sandbar $(target)/release/sandbar-bench --into README.md
 
+# SOAK_SEEDS=1000 runs more, SOAK_FROM=300 others.
+.PHONY: soak
+soak: export SOAK_SEEDS ?= 300
+soak: export SOAK_FROM ?= 0
+soak: export SOAK_OUT := $(target)/soak
+soak: export SOAK_INTO := $(abspath README.md)
+soak: setup ## Run hosts under hundreds of seeds of faults; writes target/soak and the README's table
+	cargo build --package sandbar
+	cargo test --package sandbar-tests --test all -- faults::no_seed --nocapture
+
 .PHONY: clean
 clean: ## Remove everything that was built
 	cargo clean
@@ -79,7 +92,7 @@ clean: ## Remove everything that was built
 # === Set-up ===
 
 .PHONY: setup
-setup: cc redis peers old-redis guests ## Set up what the tests need, and nothing else
+setup: cc redis peers old-redis new-redis guests ## Set up what the tests need, and nothing else
 
 .PHONY: cc
 cc:
@@ -96,6 +109,10 @@ peers:
 .PHONY: old-redis
 old-redis: peers
 	@scripts/old-redis.sh $(old_redis) $(venv)/bin/python
+
+.PHONY: new-redis
+new-redis: peers
+	@scripts/new-redis.sh $(new_redis) $(venv)/bin/python
 
 .PHONY: guests
 guests: cc ## Build the guests to WebAssembly components

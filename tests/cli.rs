@@ -15,7 +15,9 @@ use crate::support::vectors::{Vector, vector, vectors};
 mod documents;
 mod faults;
 mod letters;
+mod many_letters;
 mod publishing;
+mod replay;
 mod status;
 
 const KIND: &str = "org.openedx.content_authoring.course.catalog_info.changed.v1";

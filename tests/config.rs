@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sandbar::bus::Start;
-use sandbar::config::{Config, Environment, PayloadForm, Place};
+use sandbar::bus::{Durability, Start, Trim};
+use sandbar::config::{Config, ControlSocket, Environment, PayloadForm, Place};
 use sandbar::dispatch::Order;
 use sandbar::sandbox::{PublishGrant, Secret};
+use sandbar::settle::BreakerSettings;
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
@@ -73,11 +74,13 @@ fn the_sample_loads_and_its_defaults_are_the_defaults() {
     let [terse, full] = sample.handlers.as_slice() else { panic!("two handlers") };
     assert_eq!(full.group.name, full.name);
     assert_eq!(
-        (full.group.start.clone(), full.group.lease, full.group.consumer.as_str(), full.group.exclusive),
-        (terse.group.start.clone(), terse.group.lease, terse.group.consumer.as_str(), terse.group.exclusive)
+        (full.group.start.clone(), full.group.lease, full.group.consumer.as_str(), full.order),
+        (terse.group.start.clone(), terse.group.lease, terse.group.consumer.as_str(), terse.order)
     );
     assert_eq!((full.order, full.policy, full.payload), (terse.order, terse.policy, terse.payload));
     assert_eq!((full.in_flight, full.parked_max), (terse.in_flight, terse.parked_max));
+    assert_eq!(full.breaker, terse.breaker);
+    assert_eq!(terse.dead_letters, Default::default());
     assert_eq!(full.spec.limits, terse.spec.limits);
     assert!(terse.types.is_empty() && terse.key.is_none() && terse.spec.grants == Default::default());
 }
@@ -95,7 +98,12 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(handler.payload, PayloadForm::Json);
     assert_eq!((handler.spec.limits.time, handler.spec.limits.memory), (Duration::from_secs(1), 64 << 20));
     assert_eq!(handler.spec.max_attempts, 5);
+    let (pause_first, pause_max) = (Duration::from_secs(1), Duration::from_secs(60));
+    assert_eq!(handler.breaker, Some(BreakerSettings { failures: 50, pause_first, pause_max }));
+    assert_eq!((handler.dead_letters.max, handler.dead_letters.max_age), (None, None));
+    assert_eq!(config.host.control, ControlSocket::Default);
     assert_eq!((config.bus.topic_prefix.clone(), config.bus.stream_max_len), (None, None));
+    assert_eq!((config.bus.durability, config.bus.trim), (None, None));
     assert_eq!((config.schemas.builtin, config.schemas.max_payload), (true, 1 << 20));
     assert_eq!(config.host.grace, Duration::from_secs(30));
     assert_eq!(config.host.consecutive_errors_limit, None);
@@ -110,6 +118,8 @@ fn every_documented_key_is_read() {
 url = "redis://127.0.0.1:6379/0"
 topic_prefix = "dev"
 profile = "openedx"
+durability = 2
+trim = "acked"
 stream_max_len = 500
 [schemas]
 dirs = ["schemas/openedx", "/etc/schemas"]
@@ -160,6 +170,9 @@ payload = "raw"
     let directory = config.path.parent().unwrap();
     assert_eq!(config.bus.topic_prefix.as_deref(), Some("dev"));
     assert_eq!(config.bus.stream_max_len, Some(500));
+    assert_eq!((config.bus.durability, config.bus.trim), (Some(Durability::Replicas(2)), Some(Trim::Acked)));
+    let set = load(text, &[("SANDBAR_BUS__DURABILITY", "3"), ("SANDBAR_BUS__TRIM", "none")]).unwrap();
+    assert_eq!((set.bus.durability, set.bus.trim), (Some(Durability::Replicas(3)), Some(Trim::None)));
     assert_eq!(config.schemas.dirs, [directory.join("schemas/openedx"), PathBuf::from("/etc/schemas")]);
     assert!(!config.schemas.builtin);
     assert_eq!(config.schemas.max_payload, 2_000_000);
@@ -175,7 +188,7 @@ payload = "raw"
     assert_eq!(xapi.group.name, "statements");
     assert_eq!(xapi.group.topics.iter().map(|topic| &**topic).collect::<Vec<_>>(), ["course-enrollment", "grades"]);
     assert_eq!(xapi.group.start, Start::After("1526919030474-55".into()));
-    assert_eq!((xapi.group.consumer.as_str(), xapi.group.exclusive), ("blue", true));
+    assert_eq!((xapi.group.consumer.as_str(), xapi.order), ("blue", Order::Key));
     assert_eq!(xapi.group.lease, Duration::from_secs(45));
     assert!(xapi.filter.matches("org.openedx.learning.course.enrollment.created.v1"));
     assert!(!xapi.filter.matches("org.openedx.enterprise.subsidy.redeemed.v1"));
@@ -333,4 +346,46 @@ fn the_secret_is_never_shown() {
     let error = load("[host]\nsecret = 1234567\n[bus]\nurl = \"sqlite:e.db\"\n", &[]).unwrap_err();
     assert!(error.contains("16 bytes or more") && !error.contains("1234567"), "{error}");
     assert_eq!(load(SMALL, &[(NAME, "")]).unwrap().host.secret, None, "empty is not set");
+}
+
+#[test]
+fn a_breaker_is_a_table_or_off_and_a_control_socket_a_path_or_off() {
+    let with = |host: &str, handler: &str| format!("[host]\n{host}\n{SMALL}{handler}\n");
+    let config = load(
+        &with(
+            "control = \"run/s.sock\"",
+            "dead_letters_max = 7\ndead_letters_max_age = \"7d\"\n[handler.breaker]\nfailures = 3\npause_first = \"2s\"",
+        ),
+        &[("SANDBAR_HANDLER__MIRROR_V1_2__BREAKER__PAUSE_MAX", "5m")],
+    )
+    .unwrap();
+    let handler = &config.handlers[0];
+    let (pause_first, pause_max) = (Duration::from_secs(2), Duration::from_secs(300));
+    assert_eq!(handler.breaker, Some(BreakerSettings { failures: 3, pause_first, pause_max }));
+    let week = Duration::from_secs(7 * 24 * 60 * 60);
+    assert_eq!((handler.dead_letters.max, handler.dead_letters.max_age), (Some(7), Some(week)));
+    let ControlSocket::At(path) = &config.host.control else { panic!("{:?}", config.host.control) };
+    assert!(path.ends_with("run/s.sock") && path.is_absolute(), "{}", path.display());
+
+    let off = load(&with("control = false", "breaker = false"), &[]).unwrap();
+    assert_eq!((off.handlers[0].breaker, &off.host.control), (None, &ControlSocket::Off));
+    let variables = [("SANDBAR_HANDLER__MIRROR_V1_2__BREAKER", "false"), ("SANDBAR_HOST__CONTROL", "off")];
+    let off = load(SMALL, &variables).unwrap();
+    assert_eq!((off.handlers[0].breaker, &off.host.control), (None, &ControlSocket::Off));
+
+    for (handler, says) in [
+        ("breaker = 5", "`breaker` in [[handler]] \"mirror-v1.2\" takes a table: write [handler.breaker]"),
+        ("[handler.breaker]\nfailures = 0", "`failures` in [handler.breaker] of \"mirror-v1.2\" is 0"),
+        (
+            "[handler.breaker]\npause_first = \"2m\"",
+            "`pause_first` in the breaker of [[handler]] \"mirror-v1.2\" is longer",
+        ),
+        ("[handler.breaker]\nfailure = 5", "did you mean `failures`?"),
+        ("dead_letters_max = 0", "`dead_letters_max` in [[handler]] \"mirror-v1.2\" is 0"),
+    ] {
+        let error = load(&with("", handler), &[]).unwrap_err();
+        assert!(error.contains(says), "{handler}: {error}");
+    }
+    let error = load(&with("control = 5", ""), &[]).unwrap_err();
+    assert!(error.contains("the path of a socket, or false for none"), "{error}");
 }

@@ -15,12 +15,15 @@ use crate::support::{BOUND, bounded};
 pub(crate) mod cancelling;
 pub(crate) mod dead_letters;
 pub(crate) mod effects;
-pub(crate) mod exclusive;
+pub(crate) mod history;
 pub(crate) mod leases;
+pub(crate) mod ordered;
+pub(crate) mod ordered_nemesis;
 pub(crate) mod reading;
 pub(crate) mod retries;
 pub(crate) mod sharing;
 pub(crate) mod starting;
+pub(crate) mod telling;
 
 /// A lease that runs out within a test. Not shorter: a renewal must fit in it on a busy machine.
 pub(crate) const SHORT_LEASE: Duration = Duration::from_millis(800);
@@ -59,7 +62,8 @@ macro_rules! conformance {
                     a_closed_consumer_is_gone, status_counts, consumers_are_named_apart, probing_changes_nothing;
                 leases: a_dropped_receipt_comes_back_uncounted, a_drop_ends_the_wait, a_dead_hosts_messages_are_inherited,
                     a_begun_attempt_outlives_its_host, renewing_keeps_it, a_frozen_host_changes_nothing,
-                    an_old_receipt_is_void_when_the_message_comes_back, renewing_reports_the_lost, renewing_beside_settling_reports_nothing,
+                    an_old_receipt_is_void_when_the_message_comes_back, renewing_reports_the_lost, a_frozen_host_takes_nothing_back_by_renewing,
+                    effects_come_once_although_it_went_there_and_back, renewing_beside_settling_reports_nothing,
                     inherited_messages_come_in_order;
                 retries: a_retry_waits_until_it_is_due, only_those_due_come_when_no_more_is_wanted, a_retry_outlives_hosts_and_its_message,
                     a_retry_can_be_retried_and_acked, a_dead_hosts_retry_is_inherited, another_consumer_may_get_it,
@@ -70,11 +74,19 @@ macro_rules! conformance {
                     a_new_key_is_a_conflict_for_a_list, a_recreated_key_is_a_conflict, an_absent_key_that_appears_is_a_conflict,
                     keys_list_by_prefix, writes_apply_in_order, effects_of_a_retry_commit_once,
                     published_effects_end_a_wait;
+                telling: a_report_is_shown_until_its_consumer_leaves, a_report_of_a_dead_consumer_is_not_shown,
+                    the_oldest_is_what_is_not_settled, a_fetch_of_none_ends_a_read_and_takes_nothing;
                 starting: with_what_is_new, at_the_beginning, after_a_position, at_a_time, the_start_is_used_once,
                     a_group_goes_on_where_it_was;
-                exclusive: one_is_active, the_next_one_takes_over_in_order, a_frozen_one_stands_by,
-                    closing_hands_the_turn_over,
-                    one_that_only_wants_what_is_due_learns_that_its_turn_is_over, retries_are_listed_when_it_becomes_active;
+                ordered: alone_one_has_every_slice_and_gets_all_in_order, two_share_the_slices_and_each_gets_its_own,
+                    who_has_no_room_reads_for_the_others, a_dead_ones_slices_go_to_the_living_in_order,
+                    slices_move_within_a_lease_of_a_death, a_frozen_owner_changes_nothing,
+                    what_is_in_hand_stays_when_its_slice_is_wanted, what_waits_for_a_retry_is_told_with_its_slice,
+                    slices_move_at_once_when_consumers_come_and_go, what_is_dropped_comes_again_in_order,
+                    a_requeued_letter_comes_to_the_owner_of_its_slice, who_does_not_fetch_is_not_reckoned_with,
+                    a_group_may_take_order_up_and_give_it_up;
+                history: it_is_read_in_pages_beside_every_group, it_ends_where_the_topic_ended, times_divide_it,
+                    what_was_trimmed_is_passed_over, effects_without_a_delivery_commit_whole_or_not_at_all;
                 cancelling: a_dropped_fetch_loses_nothing, a_dropped_settle_leaves_nothing_in_limbo;
             }
         }
@@ -109,7 +121,7 @@ pub(crate) fn group(name: &str, topics: &[&str], lease: Duration) -> Group {
         start: Start::Beginning,
         lease,
         consumer: "test".into(),
-        exclusive: false,
+        order: None,
         join_foreign: false,
     }
 }
@@ -127,7 +139,7 @@ pub(crate) fn numbered(topic: &str, n: usize) -> Outgoing {
 /// Publishes messages numbered from 0 to one topic.
 pub(crate) async fn publish(bus: &Arc<dyn Bus>, topic: &str, count: usize) -> Vec<Position> {
     let messages: Vec<Outgoing> = (0..count).map(|n| numbered(topic, n)).collect();
-    bus.publish(&messages).await.expect("publish")
+    bus.publish(&messages).await.expect("publish").positions
 }
 
 /// The number of a message made by [`numbered`].
@@ -206,7 +218,7 @@ pub(crate) fn ack() -> Settlement {
 /// A retry that is due in `after`.
 pub(crate) fn retry(attempts: u32, after: Duration) -> Settlement {
     let due = std::time::SystemTime::now() + after;
-    Settlement::Retry(RetryEntry { attempts, due, code: "retry".into(), reason: "not now".into() })
+    Settlement::Retry(RetryEntry { attempts, due, code: "retry".into(), reason: "not now".into(), lane: None })
 }
 
 /// The host dies with what it has in hand: nothing is given back, nothing is closed.

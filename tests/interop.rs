@@ -17,6 +17,7 @@ use crate::support::host::{Bench, HandlerToml};
 use crate::support::redis::Server;
 use crate::support::vectors::{COUNT, Vector, vectors};
 
+mod moving;
 pub(crate) mod python;
 
 const PREFIX: &str = "dev";
@@ -141,7 +142,7 @@ async fn receive(url: &str, topics: &HashSet<&str>, count: usize) -> Vec<Message
         start: Start::Beginning,
         lease: Duration::from_secs(30),
         consumer: "interop".to_owned(),
-        exclusive: false,
+        order: None,
         join_foreign: false,
     };
     let subscription = bounded("subscribe", bus.subscribe(&group)).await.unwrap();

@@ -10,6 +10,7 @@ mod crash;
 mod documents;
 mod examples;
 mod fastavro;
+mod faults;
 mod interop;
 mod redis;
 mod run;

@@ -8,16 +8,25 @@ use sandbar::bus::{Bus, Settings, open};
 use crate::conformance::{Fixture, conformance};
 use crate::support::redis::Server;
 
+mod across;
 mod cluster;
+mod divided;
+mod durable;
 mod failover;
+mod order;
 mod outage;
 mod repair;
+mod reports;
 mod sentinel;
+mod taken;
 mod tls;
+mod trim;
 mod trouble;
 
 conformance!(conforms, Server::start(&[]));
 conformance!(on_6_2, Server::start_old());
+conformance!(on_8_2, Server::start_other("SANDBAR_REDIS_82", &[]));
+conformance!(on_valkey_8_1, Server::start_other("SANDBAR_VALKEY_81", &[]));
 
 #[async_trait]
 impl Fixture for Server {
@@ -41,13 +50,18 @@ async fn host(url: &str) -> Arc<dyn Bus> {
     open(&settings).await.unwrap()
 }
 
+/// The same with further settings.
+async fn host_with(url: &str, settings: Settings) -> Arc<dyn Bus> {
+    open(&Settings { url: url.to_owned(), topic_prefix: Some("dev".into()), ..settings }).await.unwrap()
+}
+
 /// The number that a command answers with.
 async fn count(server: &Server, words: &[&str]) -> u64 {
     server.run(words).await
 }
 
 /// The lines logged on this thread from now on.
-struct Log {
+pub(crate) struct Log {
     lines: Arc<Mutex<Vec<u8>>>,
     _guard: tracing::subscriber::DefaultGuard,
 }
@@ -58,7 +72,7 @@ struct Lines(Arc<Mutex<Vec<u8>>>);
 // === impl Log ===
 
 impl Log {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let writer = Lines(Arc::clone(&lines));
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
@@ -66,7 +80,7 @@ impl Log {
     }
 
     /// The lines that contain `text`.
-    fn with(&self, text: &str) -> Vec<String> {
+    pub(crate) fn with(&self, text: &str) -> Vec<String> {
         let lines = String::from_utf8(self.lines.lock().unwrap().clone()).unwrap();
         lines.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }

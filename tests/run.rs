@@ -11,12 +11,17 @@ use crate::support::events::{Draft, open, progress, publish, read_all};
 use crate::support::host::{Bench, HandlerToml, Host};
 use crate::support::redis::Server;
 
+mod cap;
 mod death;
+mod divided;
 mod ending;
 mod input;
 mod order;
+mod outage;
 mod refusing;
 mod resting;
+mod retrying;
+mod steering;
 
 fn embedded(bench: &Bench) -> String {
     format!("sqlite:{}", bench.path("bus.db").display())

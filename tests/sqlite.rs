@@ -14,7 +14,11 @@ use crate::conformance::{
     Fixture, LONG_LEASE, QUIET, SHORT_LEASE, ack, commit, conformance, consume, group, join, numbered, numbers,
     publish, take, take_nothing, take_one, vanish,
 };
+use crate::redis::Log;
 use crate::support::bounded;
+
+mod ordered;
+mod trim;
 
 /// A database file in a directory of its own.
 struct File {
@@ -48,7 +52,7 @@ impl File {
 
 async fn open_file(path: &Path, stream_max_len: Option<u64>) -> Arc<dyn Bus> {
     let url = format!("sqlite:{}", path.display());
-    open(&Settings { url, topic_prefix: Some("dev".into()), stream_max_len }).await.unwrap()
+    open(&Settings { url, topic_prefix: Some("dev".into()), stream_max_len, ..Settings::default() }).await.unwrap()
 }
 
 #[async_trait]
@@ -82,8 +86,8 @@ async fn refused(path: &Path, says: &str) {
 async fn a_newer_format_is_refused() {
     let file = File::new();
     file.host().await.publish(&[numbered("t", 0)]).await.unwrap();
-    file.connect().pragma_update(None, "user_version", 2).unwrap();
-    refused(&file.path(), "has format 2 and this host knows 1").await;
+    file.connect().pragma_update(None, "user_version", 3).unwrap();
+    refused(&file.path(), "has format 3 and this host knows 2").await;
 }
 
 #[tokio::test]
@@ -227,7 +231,10 @@ async fn trimming_spares_what_is_in_hand_and_counts_what_is_lost() {
     let status = bus.status(&topic, "g").await.unwrap();
     assert_eq!((status.lost, status.lag, status.pending), (7, Some(3), 2));
     let heir = join(&bus, SHORT_LEASE).await;
+    let log = Log::start();
     assert_eq!(consume(&heir, 3).await, [7, 8, 9]);
+    let said = log.with("messages were trimmed before");
+    assert!(said.len() == 1 && said[0].contains("topic=t") && said[0].contains("count=7 first=3 last=9"), "{said:?}");
     let inherited = take(&heir, 2).await;
     assert_eq!(numbers(&inherited), [0, 1], "the bytes of what was in hand are still there");
     assert!(inherited.iter().all(|delivery| delivery.origin == Origin::Inherited));
@@ -290,4 +297,42 @@ async fn what_a_closed_consumer_was_about_to_fetch_is_free() {
     assert_eq!(all, (0..200).collect::<Vec<_>>());
     let consumers = bus.status(&Topic::from("t"), "g").await.unwrap().consumers;
     assert_eq!(consumers, [staying.consumer().to_owned()]);
+}
+
+#[tokio::test]
+async fn a_report_goes_with_who_left() {
+    let file = File::new();
+    file.host().await.publish(&[numbered("t", 0)]).await.unwrap();
+    let bus = file.host().await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    subscription.report("{}".into());
+    subscription.renew().await.unwrap();
+    assert_eq!(bus.status(&Topic::from("t"), "g").await.unwrap().reports.len(), 1);
+    let reports = || -> u64 { file.connect().query_row("SELECT count(*) FROM report", [], |row| row.get(0)).unwrap() };
+    assert_eq!(reports(), 1);
+    assert_eq!(consume(&subscription, 1).await, [0]);
+    subscription.close().await.unwrap();
+    assert_eq!(reports(), 0);
+}
+
+#[tokio::test]
+async fn dead_consumers_go_unless_something_is_pending_for_them() {
+    let file = File::new();
+    let bus = file.host().await;
+    publish(&bus, "t", 1).await;
+    let (holding, empty) = (join(&bus, SHORT_LEASE).await, join(&bus, SHORT_LEASE).await);
+    let held = take(&holding, 1).await;
+    let names = [holding.consumer().to_owned(), empty.consumer().to_owned()];
+    vanish(holding, held);
+    vanish(empty, Vec::new());
+    tokio::time::sleep(SHORT_LEASE * 3 / 2).await;
+    let later = join(&bus, LONG_LEASE).await;
+    let known = |name: &str| -> i64 {
+        let sql = "SELECT count(*) FROM consumer WHERE name = ?1";
+        file.connect().query_row(sql, [name], |row| row.get(0)).unwrap()
+    };
+    assert_eq!((known(&names[0]), known(&names[1])), (1, 0));
+    commit(&later, take_one(&later).await, ack()).await;
+    join(&bus, LONG_LEASE).await.close().await.unwrap();
+    assert_eq!(known(&names[0]), 0, "what it had is settled");
 }

@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod host;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod sentinel;
 pub(crate) mod vectors;

@@ -10,10 +10,12 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 
-use crate::event::{KeyList, Message, Outgoing, Position, Settlement, Topic, Versioned};
+use crate::event::{Effects, KeyList, Lane, Message, Outgoing, Position, Settlement, Topic, Versioned};
 
+mod durability;
 mod error;
 mod first;
+mod history;
 mod in_hand;
 #[cfg(feature = "redis")]
 mod redis;
@@ -21,7 +23,9 @@ mod report;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+pub use durability::{Durability, Published, Trim};
 pub use error::Error;
+pub use history::{Applied, Edge, Pace, Span};
 pub use report::{DeadLetter, GroupStatus, Requeue};
 
 pub(crate) use in_hand::InHand;
@@ -36,6 +40,11 @@ pub struct Settings {
     /// Trim streams to about this many entries when publishing, as the Python bus does. Trimming takes no regard of
     /// what some group has not read, so the default is not to trim.
     pub stream_max_len: Option<u64>,
+    /// What is trimmed. `None`: what exceeds `stream_max_len`, if that is set.
+    pub trim: Option<Trim>,
+    /// How safe a write must be before it counts. `None`: [`Durability::Fsync`] on SQLite, [`Durability::None`] on
+    /// Redis.
+    pub durability: Option<Durability>,
 }
 
 /// A message broker, or the embedded log, behind one URL.
@@ -59,9 +68,13 @@ pub trait Bus: Send + Sync {
 
     /// Appends messages, each to its topic, in the order given, and returns where each lies.
     ///
-    /// When it returns `Ok`, all are stored as durably as the bus was set up to. On an error some may have been
-    /// stored. Not cancel safe in that sense.
-    async fn publish(&self, messages: &[Outgoing]) -> Result<Vec<Position>, Error>;
+    /// When it returns `Ok`, all are stored as durably as the bus was set up to ([`Settings::durability`]); the answer
+    /// says what was reached. On an error some may have been stored. Not cancel safe in that sense.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotDurable`] if the messages were taken and the level was not reached in time.
+    async fn publish(&self, messages: &[Outgoing]) -> Result<Published, Error>;
 
     /// Joins a consumer group on all its topics, creating topics and group where they are missing.
     ///
@@ -84,6 +97,17 @@ pub trait Bus: Send + Sync {
     ///
     /// An unreachable bus is an `Err`; a topic of the wrong type or a group with foreign consumers is in the list.
     async fn probe(&self, groups: &[Group]) -> Result<Vec<Error>, Error>;
+
+    /// Where a stretch of a topic's history lies, as the topic is now; `None` if there is nothing in it. Both ends belong
+    /// to it, except that a time at its end does not; without `to` it ends with the newest message there is.
+    async fn history(&self, topic: &Topic, from: &Edge, to: Option<&Edge>) -> Result<Option<Span>, Error>;
+
+    /// The first messages of a stretch, at most `count`, in order, of those that are kept. No group takes notice.
+    async fn read(&self, topic: &Topic, span: &Span, count: usize) -> Result<Vec<Message>, Error>;
+
+    /// Commits effects without a delivery: all of them or none, if no key that the call read has moved. On an error it is
+    /// unknown whether they are stored.
+    async fn apply(&self, effects: &Effects) -> Result<Applied, Error>;
 
     /// How far a group is on one topic.
     async fn status(&self, topic: &Topic, group: &str) -> Result<GroupStatus, Error>;
@@ -120,7 +144,10 @@ pub trait Subscription: Send + Sync {
     /// First come retries that are due, then deliveries that were dropped here or left behind by hosts that died
     /// ([`Origin::Inherited`]; taken over once their lease has run out), then new messages in the order of each topic.
     /// Whatever is returned is *in hand*: leased to this consumer until settled or dropped. An empty list means the
-    /// wait is over.
+    /// wait is over. With `max` 0 a read under way is ended and nothing is taken: for a consumer that
+    /// pauses. In a group with order it is for one that has no room, and reads for the others.
+    ///
+    /// A group with order adds [`Fetched::Turnover`]; of what a slice holds, n+1 is never handed out before n.
     ///
     /// Cancel safe: a message that was read but not returned is found again, by this consumer within a lease.
     async fn fetch(&self, max: usize, wait: Duration) -> Result<Fetched, Error>;
@@ -132,8 +159,9 @@ pub trait Subscription: Send + Sync {
     /// Settles a batch of deliveries and answers for each, in the order given.
     ///
     /// Each settlement is one transaction of its own and each checks first that the delivery is still this
-    /// consumer's; only an acknowledgement without effects may skip the check. They are sent together. A delivery
-    /// whose settlement failed comes back in the answer.
+    /// consumer's; only an acknowledgement without effects in a group without order may skip the check. They are sent
+    /// together. A delivery whose settlement failed comes back in the answer. [`Settled::Committed`] means as durably as
+    /// the bus was set up to.
     async fn settle(&self, batch: Vec<(Delivery, Settlement)>) -> Vec<Settled>;
 
     /// Records that a call for this delivery is about to start, so that the attempt counts even if the host dies
@@ -141,6 +169,10 @@ pub trait Subscription: Send + Sync {
     ///
     /// Returns false if the delivery is no longer this consumer's.
     async fn begin(&self, delivery: &Delivery) -> Result<bool, Error>;
+
+    /// What this consumer tells those who ask for the group's status: stored with the next [`Subscription::renew`], shown
+    /// in [`GroupStatus::reports`] while it is alive, and removed when it leaves.
+    fn report(&self, text: String);
 
     /// Renews the lease of everything in hand and returns what has been lost to others meanwhile.
     ///
@@ -165,8 +197,8 @@ pub struct Group {
     pub lease: Duration,
     /// Prefix of the consumer's name.
     pub consumer: String,
-    /// One consumer at a time is active, by lease; the others stand by. For handlers that need order.
-    pub exclusive: bool,
+    /// Names the lane of a message, for a group that keeps order: see [`Fetched::Turnover`].
+    pub order: Option<LaneOf>,
     /// Join although consumers that are not Sandbar's are alive in the group.
     pub join_foreign: bool,
 }
@@ -204,16 +236,57 @@ pub enum Start {
 pub enum Fetched {
     /// Deliveries to run, or none.
     Deliveries(Vec<Delivery>),
-    /// Exclusive groups only: this consumer has just become the active one. Whatever it still holds of an earlier
-    /// turn is lost. `retrying` lists the messages that wait for a retry, in no order: they were published before
-    /// anything that follows.
-    Active {
-        /// Messages in the retry store.
-        retrying: Vec<Message>,
-    },
-    /// Exclusive groups only: another consumer is active, or this one has just lost its turn.
-    StandBy,
+    /// Groups with [order](Group::order) only: slices have changed hands.
+    Turnover(Turnover),
 }
+
+/// Which slices of which topics a consumer gets and loses.
+///
+/// In a group with order each topic is divided into [`SLICES`](crate::event::SLICES) slices by the lanes of its messages, and each slice has
+/// one consumer at a time, by lease. It gets all messages of its slices that are not settled, in the order of the
+/// topic; who loses a slice changes nothing of it any more. With one consumer all slices are its own; when others come
+/// they get their share, and when one dies its slices go to the others within a lease.
+///
+/// A backend reads for the whole group by one consumer at a time, which names the lane of each message and hands it to
+/// whoever has the slice: so `fetch` is to be called even with a `max` of 0, and a consumer that has not called it for a
+/// lease and has nothing in hand is no longer reckoned with until it does.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Turnover {
+    /// No longer this consumer's. Whatever it still holds of them is lost.
+    pub lost: Vec<Slice>,
+    /// This consumer's from now on: no delivery of theirs has come before.
+    pub gained: Vec<Slice>,
+    /// Messages of what is gained that wait for a retry, those of a slice in the order of their topic: each holds up its
+    /// lane until it comes. One that is due at once may be missing: it comes before all others of its slice.
+    pub waiting: Vec<Waiting>,
+    /// Others are to have these. Drop what has not started; they are lost once nothing of them is in hand any more.
+    pub wanted: Vec<Slice>,
+}
+
+/// One slice of one topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Slice {
+    /// The topic, without prefix.
+    pub topic: Topic,
+    /// Its number, below [`SLICES`](crate::event::SLICES).
+    pub number: u16,
+}
+
+/// A message that waits for a retry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Its slice.
+    pub slice: Slice,
+    /// Its lane, as [`RetryEntry`](crate::event::RetryEntry) named it.
+    pub lane: Lane,
+    /// Where it was first published.
+    pub first: Position,
+}
+
+/// Names the lane of a message. Called once by whoever reads it for the group, so it may cost something; two hosts that
+/// answer differently for one message break the order.
+#[derive(Clone)]
+pub struct LaneOf(Arc<dyn Fn(&Message) -> Lane + Send + Sync>);
 
 /// One message in hand. Settle it or drop it: dropped, it is delivered again, here or elsewhere, and no attempt is
 /// counted.
@@ -277,8 +350,8 @@ pub enum Settled {
 pub struct Guarantees {
     /// Published messages and key writes commit in one transaction with the acknowledgement.
     pub atomic_effects: bool,
-    /// A group can be limited to one active consumer, so order can be kept across hosts.
-    pub exclusive_groups: bool,
+    /// A group can keep order across hosts: see [`Fetched::Turnover`].
+    pub ordered_groups: bool,
     /// What an operator should know, in sentences.
     pub notes: &'static [&'static str],
 }
@@ -352,6 +425,35 @@ impl Disarmed {
     pub(crate) fn rearm(self) -> Delivery {
         let receipt = Receipt { id: self.id, returns: self.returns };
         Delivery { message: self.message, attempts: self.attempts, origin: self.origin, receipt }
+    }
+}
+
+// === impl LaneOf ===
+
+impl LaneOf {
+    /// By this function.
+    pub fn new(name: impl Fn(&Message) -> Lane + Send + Sync + 'static) -> Self {
+        Self(Arc::new(name))
+    }
+
+    /// The lane of a message.
+    #[must_use]
+    pub fn lane(&self, message: &Message) -> Lane {
+        (self.0)(message)
+    }
+}
+
+impl PartialEq for LaneOf {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for LaneOf {}
+
+impl fmt::Debug for LaneOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LaneOf(…)")
     }
 }
 

@@ -17,14 +17,17 @@ mod dlq;
 mod documents;
 mod out;
 mod publish;
+mod replay;
 mod run;
+mod socket;
 mod status;
+mod steer;
 
 /// Runs event handlers in WebAssembly sandboxes over a message bus.
 ///
 /// Exit codes: 0 done; 1 unexpected; 2 wrong use or configuration; 3 the bus cannot be reached or refuses the
 /// credentials; 4 refused to start (a module that does not load, a key of the wrong type, foreign consumers); 5 the
-/// drain was cut short; 6 too many failures in a row.
+/// drain was cut short; 6 too many failures in a row, or some in a replay.
 #[derive(Debug, Parser)]
 #[command(name = "sandbar", version, color = clap::ColorChoice::Never, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -42,6 +45,12 @@ enum Command {
     Check(check::Args),
     /// Show how far each handler is on each of its topics
     Status(status::Args),
+    /// Let handlers read and call nothing until they are resumed, on every host of this file on this machine
+    Pause(steer::Args),
+    /// Let handlers that are paused go on
+    Resume(steer::Args),
+    /// Run history through a handler beside its group, which takes no notice
+    Replay(replay::Args),
     /// List, show, send again or delete dead letters
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -76,7 +85,7 @@ pub(crate) enum Exit {
     Refused = 4,
     /// The drain took longer than allowed, or a second signal ended it.
     Drain = 5,
-    /// Too many failures in a row.
+    /// Too many failures in a row, or some in a replay.
     Failures = 6,
 }
 
@@ -102,6 +111,9 @@ impl Cli {
             Command::Publish(args) => publish::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Status(args) => status::run(args).await,
+            Command::Pause(args) => steer::run(args, steer::Wish::Pause).await,
+            Command::Resume(args) => steer::run(args, steer::Wish::Resume).await,
+            Command::Replay(args) => replay::run(args).await,
             Command::Dlq(command) => dlq::run(command).await,
             Command::Demo(args) => demo::run(args).await,
             Command::Decode(args) => codec::decode(args),
@@ -211,7 +223,10 @@ impl From<std::io::Error> for Failure {
 /// What trouble with the bus means for the exit code.
 fn exit_of(error: &bus::Error) -> Exit {
     match error {
-        bus::Error::Unreachable { .. } | bus::Error::Unavailable { .. } | bus::Error::Credentials { .. } => Exit::Bus,
+        bus::Error::Unreachable { .. }
+        | bus::Error::Unavailable { .. }
+        | bus::Error::NotDurable { .. }
+        | bus::Error::Credentials { .. } => Exit::Bus,
         bus::Error::Foreign { .. } | bus::Error::WrongType { .. } => Exit::Refused,
         bus::Error::Settings(_) => Exit::Usage,
         bus::Error::Unexpected(_) => Exit::Unexpected,

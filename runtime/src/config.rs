@@ -19,15 +19,18 @@ mod environment;
 mod grants;
 mod handler;
 mod keys;
+mod outage;
 mod problem;
+mod safety;
 mod section;
 mod tree;
 mod units;
 
 pub use environment::Environment;
 pub use handler::{HandlerConfig, PayloadForm, Places};
+pub use outage::DeadLetterCap;
 pub use problem::{Place, Problem, Problems};
-pub use units::duration;
+pub use units::{duration, start};
 
 use problem::Collector;
 use section::Section;
@@ -73,8 +76,22 @@ pub struct Host {
     pub consecutive_errors_limit: Option<u32>,
     /// Seeds the random numbers of handlers; made up at each start if there is none.
     pub secret: Option<sandbox::Secret>,
+    /// Where the running host listens for commands.
+    pub control: ControlSocket,
     /// What is logged and how.
     pub log: telemetry::Settings,
+}
+
+/// Where a running host listens for commands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum ControlSocket {
+    /// In a directory of this user's, under a name made of the configuration's path and the process.
+    #[default]
+    Default,
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(PathBuf),
 }
 
 /// Room for every call in hand to finish at the default time limit, with retries to store, and within the time that
@@ -193,19 +210,21 @@ fn read(path: &Path, mut tree: Table, problems: &mut Collector) -> Config {
         section.problem(&prefix.place, handler::not_a_topic("topic_prefix in [bus]", &prefix.value));
     }
     let profile = section.word("profile", &[("openedx", wire::Profile::OpenEdx)], wire::Profile::OpenEdx);
-    let stream_max_len = section.number("stream_max_len", 1, u64::MAX);
+    let sqlite = url.as_ref().is_some_and(|url| url.value.starts_with("sqlite:"));
+    let safety = safety::read(&mut section, sqlite);
     if !given {
         let place = section.place().clone();
         section.problem(&place, "`url` is missing in [bus]: say where the bus is, such as url = \"sqlite:events.db\" or \"redis://127.0.0.1:6379/0\"");
     }
     let section_place = section.place().clone();
     section.finish();
-    let sqlite = url.as_ref().is_some_and(|url| url.value.starts_with("sqlite:"));
     let bus_place = url.as_ref().map_or_else(|| section_place, |url| url.place.clone());
     let bus = bus::Settings {
         url: url.map(|url| resolve_url(&url.value, directory)).unwrap_or_default(),
         topic_prefix: topic_prefix.map(|found| found.value),
-        stream_max_len,
+        stream_max_len: safety.stream_max_len,
+        trim: safety.trim,
+        durability: safety.durability,
     };
 
     let mut section = Section::below(&mut tree, "schemas", &keys::SCHEMAS, problems);
@@ -222,7 +241,7 @@ fn read(path: &Path, mut tree: Table, problems: &mut Collector) -> Config {
             node.as_string().filter(|name| handler::is_name(name)).map(str::to_owned)
         })
         .map_or_else(|| "sandbar".to_owned(), |found| found.value);
-    let host = host(&mut section);
+    let host = host(&mut section, directory);
     section.finish();
 
     let defaults = handler::Defaults { directory, consumer: &consumer, sqlite };
@@ -244,7 +263,7 @@ fn read(path: &Path, mut tree: Table, problems: &mut Collector) -> Config {
     }
 }
 
-fn host(section: &mut Section<'_>) -> Host {
+fn host(section: &mut Section<'_>, directory: &Path) -> Host {
     let threads = section.number("threads", 0, MOST_THREADS).unwrap_or(0);
     let limit = section.number("consecutive_errors_limit", 0, u64::from(u32::MAX)).unwrap_or(0);
     Host {
@@ -260,8 +279,20 @@ fn host(section: &mut Section<'_>) -> Host {
         consumers_enabled: section.boolean("consumers_enabled", true),
         consecutive_errors_limit: u32::try_from(limit).ok().filter(|limit| *limit > 0),
         secret: secret(section),
+        control: control(section, directory),
         log: log(section),
     }
+}
+
+fn control(section: &mut Section<'_>, directory: &Path) -> ControlSocket {
+    let takes = "the path of a socket, or false for none";
+    let read = |node: &tree::Node| match (node.as_boolean(), node.as_string()) {
+        (Some(true), _) => Some(ControlSocket::Default),
+        (Some(false), _) => Some(ControlSocket::Off),
+        (None, Some(path)) if !path.is_empty() => Some(ControlSocket::At(directory.join(path))),
+        _ => None,
+    };
+    section.get("control", takes, read).map(|found| found.value).unwrap_or_default()
 }
 
 /// Not by [`Section::get`], which shows the value that it refuses.

@@ -4,9 +4,9 @@ mod filter;
 mod lanes;
 
 pub use filter::{BadGlob, Filter};
-pub use lanes::{Lane, Lanes, Release};
+pub use lanes::{Lanes, Release};
 
-use crate::event::{Event, Payload};
+use crate::event::{Event, Lane, Payload};
 
 /// Which events of one handler may run at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,16 +28,16 @@ pub enum Order {
 pub fn lane(order: Order, pointer: Option<&str>, event: &Event) -> Option<Lane> {
     match order {
         Order::None => None,
-        Order::Topic => Some(Lane::new(&event.topic, b"")),
+        Order::Topic => Some(Lane::of(&event.topic, b"")),
         Order::Key => match pointer {
-            None => event.metadata.key.as_ref().map(|key| Lane::new(&event.topic, key)),
+            None => event.metadata.key.as_ref().map(|key| Lane::of(&event.topic, key)),
             Some(pointer) => {
                 let Payload::Json(document) = &event.payload else { return None };
                 let data: serde_json::Value = serde_json::from_str(document).ok()?;
                 match data.pointer(pointer)? {
                     serde_json::Value::Null => None,
-                    serde_json::Value::String(text) => Some(Lane::new(&event.topic, text.as_bytes())),
-                    other => Some(Lane::new(&event.topic, other.to_string().as_bytes())),
+                    serde_json::Value::String(text) => Some(Lane::of(&event.topic, text.as_bytes())),
+                    other => Some(Lane::of(&event.topic, other.to_string().as_bytes())),
                 }
             }
         },
@@ -66,10 +66,10 @@ mod tests {
         let keyed = event(json, Some(b"k"));
         let at = |order, pointer| lane(order, pointer, &keyed);
         assert_eq!(at(Order::None, None), None);
-        assert_eq!(at(Order::Topic, None), Some(Lane::new("t", b"")));
-        assert_eq!(at(Order::Key, None), Some(Lane::new("t", b"k")));
-        assert_eq!(at(Order::Key, Some("/a/b")), Some(Lane::new("t", b"x")));
-        assert_eq!(at(Order::Key, Some("/n")), Some(Lane::new("t", b"7")));
+        assert_eq!(at(Order::Topic, None), Some(Lane::of("t", b"")));
+        assert_eq!(at(Order::Key, None), Some(Lane::of("t", b"k")));
+        assert_eq!(at(Order::Key, Some("/a/b")), Some(Lane::of("t", b"x")));
+        assert_eq!(at(Order::Key, Some("/n")), Some(Lane::of("t", b"7")));
         assert_eq!(at(Order::Key, Some("/nil")), None);
         assert_eq!(at(Order::Key, Some("/none")), None);
         assert_eq!(lane(Order::Key, None, &event(json, None)), None);

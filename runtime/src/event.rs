@@ -12,8 +12,10 @@ use bytes::Bytes;
 
 mod fields;
 pub mod glob;
+mod lane;
 
 pub use fields::{Fields, Malformed};
+pub use lane::{Lane, SLICES};
 
 /// A topic as the configuration names it, without the bus's prefix.
 pub type Topic = Arc<str>;
@@ -236,6 +238,8 @@ pub struct RetryEntry {
     pub code: String,
     /// Reason of the last failure.
     pub reason: String,
+    /// The lane that waits for it, in a group with order.
+    pub lane: Option<Lane>,
 }
 
 /// Why an event became a dead letter.

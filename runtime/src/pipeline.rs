@@ -1,9 +1,13 @@
 //! Joins the five steps: opens everything, runs one [`consumer`] per handler, drains.
 
 mod backoff;
+mod cap;
 mod consumer;
+mod control;
 mod idle;
 mod observe;
+mod placing;
+pub mod replay;
 mod services;
 
 use std::path::PathBuf;
@@ -14,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+pub use control::{Control, Report, State, UnknownHandler};
 pub use observe::{Observer, Outcome, Quiet, Record, Tally};
 
 use backoff::Backoff;
@@ -23,6 +28,7 @@ use crate::config::{Config, HandlerConfig};
 use crate::decode::{self, Decoder};
 use crate::dispatch::Order;
 use crate::sandbox::{self, Sandbox, Workers};
+use crate::settle::Breaker;
 use crate::wire;
 
 /// When a run ends by itself.
@@ -115,7 +121,8 @@ struct Shared {
 }
 
 /// Runs all handlers until `shutdown` is ready (or, with [`Until::Idle`], there is nothing left to do), then drains:
-/// nothing new is read, calls that have started end and settle, everything else is given back.
+/// nothing new is read, calls that have started end and settle, everything else is given back. `control` sees and steers
+/// it meanwhile.
 ///
 /// # Errors
 ///
@@ -124,6 +131,7 @@ pub async fn run(
     config: &Config,
     until: Until,
     observer: Arc<dyn Observer>,
+    control: &Control,
     shutdown: impl Future<Output = ()>,
 ) -> Result<Summary, Error> {
     let bus = bus::open(&config.bus).await?;
@@ -143,9 +151,11 @@ pub async fn run(
     let mut consumers = Vec::new();
     tokio::pin!(shutdown);
     for (settings, handler) in config.handlers.iter().zip(handlers.prepared) {
-        let error = match join(bus.as_ref(), settings, shutdown.as_mut()).await {
+        let order = placing::lane_of(settings, config.profile, &shared.decoder);
+        let group = bus::Group { order, ..settings.group.clone() };
+        let error = match join(bus.as_ref(), settings, &group, shutdown.as_mut()).await {
             Ok(Some(subscription)) => {
-                let (group, topics, consumer) = (&settings.group.name, &settings.group.topics, subscription.consumer());
+                let (group, topics, consumer) = (&group.name, &group.topics, subscription.consumer());
                 let module = handler.module().digest();
                 tracing::info!(
                     handler = settings.name,
@@ -156,7 +166,9 @@ pub async fn run(
                     "the handler has joined its group"
                 );
                 let shared = Arc::clone(&shared);
-                consumers.push(consumer::Consumer::new(settings, handler, subscription, shared, stop.clone()));
+                let (breaker, steering) = (Breaker::new(settings.breaker), control.steering(&settings.name));
+                let gate = consumer::Gate::new(breaker, steering, cap::Cap::of(settings, &bus));
+                consumers.push(consumer::Consumer::new(settings, handler, subscription, shared, gate, stop.clone()));
                 continue;
             }
             Ok(None) => None,
@@ -219,12 +231,13 @@ impl Summary {
 async fn join(
     bus: &dyn Bus,
     settings: &HandlerConfig,
+    group: &bus::Group,
     mut shutdown: Pin<&mut impl Future<Output = ()>>,
 ) -> Result<Option<Arc<dyn Subscription>>, bus::Error> {
     let mut trouble = Backoff::new("join the group");
     loop {
         // Not to be cut short: a consumer that nobody holds would be left in the group.
-        match bus.subscribe(&settings.group).await {
+        match bus.subscribe(group).await {
             Err(error @ bus::Error::Unavailable { .. }) => trouble.more(&settings.name, &error),
             joined => return joined.map(Some),
         }
@@ -248,7 +261,7 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
     let mut prepared = Vec::new();
     for handler in &config.handlers {
         let name = &handler.spec.name;
-        if handler.order != Order::None && !bus.guarantees().exclusive_groups {
+        if handler.order != Order::None && !bus.guarantees().ordered_groups {
             return Err(Error::Order(name.clone()));
         }
         for weaker in bus.prepare(&handler.needs())? {

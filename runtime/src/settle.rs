@@ -4,6 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use crate::event::{Cause, Effects, RetryEntry, Settlement, Verdict, code};
 
+mod breaker;
+
+pub use breaker::{Admission, Breaker, EventKey, Settings as BreakerSettings};
+
 /// How often and how soon a handler's failures are tried again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -46,7 +50,7 @@ pub fn decide(verdict: Verdict, effects: Effects, attempt: &Attempt<'_>, policy:
             let wait = after.unwrap_or_else(|| backoff(policy, attempt.number, attempt.dice));
             // A wait that no clock can express is as good as the longest one.
             let due = attempt.at.checked_add(wait).unwrap_or(attempt.at + policy.max);
-            Settlement::Retry(RetryEntry { attempts: attempt.number, due, code, reason })
+            Settlement::Retry(RetryEntry { attempts: attempt.number, due, code, reason, lane: None })
         }
     }
 }
@@ -141,6 +145,52 @@ mod tests {
     }
 
     proptest! {
+        /// The life of one event on a clock of its own: whatever its calls and hosts do, it ends, and no more calls are
+        /// counted than the policy allows. A host that dies during a call that was not recorded costs one call more.
+        #[test]
+        fn every_life_ends_within_its_attempts(
+            max_attempts in 1_u32..8,
+            fates in proptest::collection::vec((0_u8..10, any::<bool>()), 40),
+        ) {
+            let policy = Policy { max_attempts, ..policy() };
+            let (mut now, mut attempts, mut inherited, mut calls) = (from_unix_millis(1_000), 0, false, 0);
+            let mut fates = fates.into_iter().cycle();
+            loop {
+                let (fate, dies) = fates.next().unwrap();
+                let number = attempts + 1;
+                let this = Attempt { number, at: now, ..attempt(number) };
+                if inherited && let Some(end) = quarantine(&this, &policy) {
+                    prop_assert!(matches!(end, Settlement::Dead(cause) if cause.attempts == max_attempts));
+                    break;
+                }
+                prop_assert!(number <= max_attempts, "attempt {} of {}", number, max_attempts);
+                calls += 1;
+                if dies {
+                    // The start of an inherited one is on record.
+                    attempts += u32::from(inherited);
+                    inherited = true;
+                    continue;
+                }
+                let verdict = match fate {
+                    0 => Verdict::Done,
+                    1 => Verdict::Reject { code: "c".into(), reason: "r".into() },
+                    _ => retry((fate == 2).then_some(Duration::from_secs(9))),
+                };
+                match decide(verdict, Effects::default(), &this, &policy) {
+                    Settlement::Retry(entry) => {
+                        prop_assert!(entry.due > now && entry.due <= now + policy.max);
+                        (now, attempts, inherited) = (entry.due, entry.attempts, false);
+                    }
+                    Settlement::Dead(cause) => {
+                        prop_assert!(cause.attempts == max_attempts || cause.code == "c");
+                        break;
+                    }
+                    Settlement::Ack(_) => break,
+                }
+            }
+            prop_assert!(calls <= 2 * max_attempts, "{} calls", calls);
+        }
+
         #[test]
         fn no_wait_overflows_or_exceeds_its_bounds(
             number in 0_u32.., first in 0_u64..u64::MAX / 1000, max in 0_u64..1 << 40, dice in 0.0..1.0_f64,

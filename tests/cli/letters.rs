@@ -22,7 +22,7 @@ async fn give_up(bench: &Bench, codes: &[&str], times: &[SystemTime]) -> Vec<san
         start: bus::Start::Beginning,
         lease: Duration::from_secs(30),
         consumer: "test".to_owned(),
-        exclusive: false,
+        order: None,
         join_foreign: false,
     };
     let subscription = bus.subscribe(&group).await.unwrap();
@@ -139,6 +139,54 @@ fn since_and_until_divide_dead_letters_at_their_time() {
         let ran = bench.call(&["dlq", "list", "--since", wrong], b"");
         assert_eq!(ran.code, 2, "{wrong}");
         assert!(ran.stderr.contains("2026-01-31T00:00:00Z") && ran.stderr.contains("2h"), "{}", ran.stderr);
+    }
+}
+
+/// Each filter narrows each command, with ids and without.
+#[test]
+fn every_filter_narrows_requeue_and_purge() {
+    let first = SystemTime::UNIX_EPOCH + Duration::from_secs(1_769_817_600);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    for (filter, matching) in [
+        (&["--code", "b"][..], &[1][..]),
+        (&["--handler", "mirror"], &[0, 1, 2]),
+        (&["--topic", "other"], &[]),
+        (&["--type", "*.changed.v1"], &[0, 1, 2]),
+        (&["--type", "org.other.*"], &[]),
+        (&["--since", "2026-01-31T01:00:00Z"], &[1, 2]),
+        (&["--until", "2026-01-31T01:00:00Z"], &[0]),
+        (&["--since", "2026-01-31T00:30:00Z", "--until", "2h", "--code", "b"], &[1]),
+    ] {
+        for deed in [&["requeue"][..], &["purge", "--yes"]] {
+            let bench = embedded();
+            let data = catalog().data;
+            bench.ok(&["publish", "--topic", "catalog", "--type", KIND], format!("{data}\n{data}\n{data}").as_bytes());
+            let times = [first, first + Duration::from_secs(3600), SystemTime::now()];
+            runtime.block_on(give_up(&bench, &["a", "b", "c"], &times));
+            let ids = || -> Vec<String> {
+                let list = bench.json(&["dlq", "list", "--json"], b"");
+                list["letters"].as_array().unwrap().iter().map(|l| l["id"].as_str().unwrap().to_owned()).collect()
+            };
+            let all = ids();
+            assert_eq!(all.len(), 3);
+            let command = |more: &[&str]| bench.call(&[&["dlq"], deed, filter, &["--json"], more].concat(), b"");
+            // One that the filter does not let through is not there.
+            for (n, id) in all.iter().enumerate().filter(|(n, _)| !matching.contains(n)) {
+                assert_eq!(command(&[id]).code, 2, "{deed:?} {filter:?} {n}");
+            }
+            assert_eq!(ids(), all);
+            let mut rest = matching.to_vec();
+            if matching.len() > 1 {
+                let one = command(&[&all[rest.remove(0)]]);
+                assert_eq!(one.code, 0, "{}", one.stderr);
+            }
+            let bulk = command(&["--all"]);
+            assert_eq!(bulk.code, 0, "{}", bulk.stderr);
+            let told: Value = serde_json::from_slice(&bulk.stdout).unwrap();
+            assert_eq!(told["asked"], rest.len(), "{deed:?} {filter:?}");
+            let left: Vec<String> = (0..3).filter(|n| !matching.contains(n)).map(|n| all[n].clone()).collect();
+            assert_eq!(ids(), left, "{deed:?} {filter:?}");
+        }
     }
 }
 

@@ -47,8 +47,10 @@ fn published_events_are_counted_and_numbered_faults_publish_nothing() {
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 3);
     assert!(lines.iter().all(|line| line["id"] == id && line["topic"] == "catalog" && line["position"].is_string()));
+    assert!(lines.iter().all(|line| line["durability"] == "fsync"), "{text}");
     fs::write(bench.path("one.json"), &data).unwrap();
-    assert_eq!(bench.ok(&[&publish[..], &["one.json"]].concat(), b"").lines().count(), 1);
+    let text = bench.ok(&[&publish[..], &["one.json"]].concat(), b"");
+    assert!(text.lines().count() == 1 && text.ends_with(" fsync\n"), "{text}");
     bench.ok(&[&publish[..], &["--raw"]].concat(), b"\xff\x00raw");
     let status = bench.json(&["status", "--json"], b"");
     assert_eq!(status["handlers"][0]["handler"], "mirror");

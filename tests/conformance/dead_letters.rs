@@ -45,7 +45,7 @@ pub(crate) async fn it_holds_the_bytes_and_the_cause(fixture: &dyn Fixture) {
     let fields =
         Fields::from_pairs([(&b"twice"[..], &b"\0\xff"[..]), (b"twice", b""), (b"\xfe", b"2"), (b"code", b"3")]);
     let sent = Outgoing { topic: "t".into(), fields: fields.clone() };
-    let position = bus.publish(&[sent]).await.unwrap().remove(0);
+    let position = bus.publish(&[sent]).await.unwrap().positions.remove(0);
     let subscription = join(&bus, LONG_LEASE).await;
     let delivery = take_one(&subscription).await;
     let cause = cause("undecodable");

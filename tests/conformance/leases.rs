@@ -177,6 +177,67 @@ pub(crate) async fn renewing_reports_the_lost(fixture: &dyn Fixture) {
     assert!(frozen.renew().await.unwrap().is_empty(), "the same loss is told once");
 }
 
+pub(crate) async fn a_frozen_host_takes_nothing_back_by_renewing(fixture: &dyn Fixture) {
+    let bus = fixture.host().await;
+    publish(&bus, "t", 3).await;
+    let frozen = join(&fixture.host().await, SHORT_LEASE).await;
+    let mut held = take(&frozen, 3).await;
+    // One of them waits for a retry that came back, which is leased in another way.
+    commit(&frozen, held.remove(0), retry(1, Duration::ZERO)).await;
+    held.extend(take(&frozen, 1).await);
+    let heir = join(&bus, SHORT_LEASE).await;
+    let inherited = take(&heir, 3).await;
+    // It wakes, and renews again and again before it does anything else; the heir renews as it should.
+    let mut lost = Vec::new();
+    for _ in 0..3 {
+        assert_eq!(heir.renew().await.unwrap(), [], "taken back");
+        lost.extend(frozen.renew().await.unwrap());
+    }
+    let effects = |n| Settlement::Ack(Effects { publish: vec![numbered("out", n)], ..Effects::default() });
+    for delivery in inherited {
+        commit(&heir, delivery, effects(1)).await;
+    }
+    assert_eq!(lost.len(), 3, "it is told of each once: {lost:?}");
+    for delivery in held {
+        let answer = settle(&frozen, delivery, effects(2)).await;
+        assert!(matches!(answer, Settled::Lost), "{answer:?}");
+    }
+    take_nothing(&frozen, SHORT_LEASE * 2).await;
+    let out = bus.subscribe(&group("reader", &["out"], LONG_LEASE)).await.unwrap();
+    assert_eq!(consume(&out, 3).await, [1, 1, 1]);
+    take_nothing(&out, QUIET).await;
+}
+
+/// From one host to another and back, each of which believes all the while that it has it.
+pub(crate) async fn effects_come_once_although_it_went_there_and_back(fixture: &dyn Fixture) {
+    let bus = fixture.host().await;
+    publish(&bus, "t", 2).await;
+    let one = join(&bus, SHORT_LEASE).await;
+    let mut held = take(&one, 2).await;
+    commit(&one, held.remove(0), retry(1, Duration::ZERO)).await;
+    held.extend(take(&one, 1).await);
+    let two = join(&fixture.host().await, SHORT_LEASE).await;
+    let there = take(&two, 2).await;
+    let back = take(&one, 2).await;
+    let effects = |n| Settlement::Ack(Effects { publish: vec![numbered("out", n)], ..Effects::default() });
+    while_renewing(&one, async {
+        for (n, delivery) in
+            [(0, held), (1, there)].into_iter().flat_map(|(n, all)| all.into_iter().map(move |d| (n, d)))
+        {
+            let subscription = if n == 0 { &one } else { &two };
+            let answer = settle(subscription, delivery, effects(n)).await;
+            assert!(matches!(answer, Settled::Lost), "{n}: {answer:?}");
+        }
+        for delivery in back {
+            commit(&one, delivery, effects(2)).await;
+        }
+    })
+    .await;
+    let out = bus.subscribe(&group("reader", &["out"], LONG_LEASE)).await.unwrap();
+    assert_eq!(consume(&out, 2).await, [2, 2]);
+    take_nothing(&out, QUIET).await;
+}
+
 pub(crate) async fn renewing_beside_settling_reports_nothing(fixture: &dyn Fixture) {
     let bus = fixture.host().await;
     publish(&bus, "t", 200).await;

@@ -25,7 +25,7 @@ pub(crate) async fn order_and_bytes_are_kept(fixture: &dyn Fixture) {
     ];
     let messages: Vec<Outgoing> =
         pairs.into_iter().map(|pairs| Outgoing { topic: "t".into(), fields: Fields::from_pairs(pairs) }).collect();
-    let positions = bus.publish(&messages).await.unwrap();
+    let positions = bus.publish(&messages).await.unwrap().positions;
     assert_eq!(positions.len(), messages.len());
 
     let subscription = join(&bus, LONG_LEASE).await;
@@ -129,7 +129,7 @@ pub(crate) async fn a_publish_ends_the_wait(fixture: &dyn Fixture) {
 }
 
 pub(crate) async fn publishing_nothing_is_nothing(fixture: &dyn Fixture) {
-    assert!(fixture.host().await.publish(&[]).await.unwrap().is_empty());
+    assert!(fixture.host().await.publish(&[]).await.unwrap().positions.is_empty());
 }
 
 pub(crate) async fn what_is_trimmed_unread_is_counted_as_lost(fixture: &dyn Fixture) {

@@ -180,7 +180,11 @@ pub(crate) async fn status_counts(fixture: &dyn Fixture) {
         retrying: 1,
         dead_letters: 1,
         lost: 0,
+        oldest: status.oldest,
+        oldest_dead_letter: status.oldest_dead_letter,
+        held_up_by: Some("g".into()),
         consumers: vec![subscription.consumer().to_owned()],
+        reports: status.reports.clone(),
     };
     assert_eq!(status, expected);
 }

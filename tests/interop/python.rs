@@ -3,7 +3,7 @@
 use std::env;
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -19,6 +19,13 @@ pub(crate) struct Produced {
     pub(crate) openedx_events: String,
     /// Types of those that this release cannot express; they were not sent.
     pub(crate) unsupported: Vec<String>,
+}
+
+/// The Python producer, which publishes an event whenever it is told to. Ended on drop.
+#[derive(Debug)]
+pub(crate) struct Producer {
+    process: Peer,
+    stdin: ChildStdin,
 }
 
 /// A Python consumer at work. Ended on drop.
@@ -55,6 +62,25 @@ pub(crate) async fn produce(url: &str, prefix: &str, vectors: &[Vector]) -> Prod
     })
     .await
     .unwrap()
+}
+
+// === impl Producer ===
+
+impl Producer {
+    /// Starts it. Blocks until it is ready, as [`Producer::send`] blocks until the event is on the bus.
+    pub(crate) fn start(url: &str, prefix: &str) -> Self {
+        let mut command = peer("produce.py");
+        command.args(["--url", url, "--prefix", prefix, "--seconds", "300"]);
+        let mut process = Peer::start(&mut command);
+        let stdin = process.child.stdin.take().unwrap();
+        process.read();
+        Self { process, stdin }
+    }
+
+    pub(crate) fn send(&mut self, vector: &Vector) {
+        self.stdin.write_all((line(vector) + "\n").as_bytes()).unwrap();
+        assert_eq!(self.process.read()["sent"], true, "{}", vector.kind);
+    }
 }
 
 // === impl Consumer ===
@@ -119,7 +145,7 @@ fn peer(script: &str) -> Command {
 }
 
 /// The interpreter with the real event bus.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     let python = env::var_os("SANDBAR_PYTHON")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/peers/venv/bin/python"), PathBuf::from);
     assert!(python.exists(), "{} is missing: `make peers` sets it up", python.display());

@@ -5,6 +5,8 @@ import os
 SECRET_KEY = "only for tests"
 USE_TZ = True
 INSTALLED_APPS = ["openedx_events", "edx_event_bus_redis"]
+if os.environ.get("RECORD"):
+    INSTALLED_APPS.append("recorder.apps.RecorderConfig")
 # The consumer checks its database connection before each event: one that is always there.
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::Value;
-use sandbar::bus::{Bus, Error, Needs, Settings, Settled, open};
+use sandbar::bus::{Bus, Durability, Error, Group, Needs, Settings, Settled, open};
 use sandbar::event::{Effects, Settlement};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::failover::{Feed, all_done, effects, fanout, joined, said_once};
+use crate::conformance::ordered::ordered;
 use crate::conformance::{
     Fixture, LONG_LEASE, SHORT_LEASE, ack, cases, commit, conformance, consume, group, numbered, publish, settle, take,
 };
@@ -52,7 +53,13 @@ mod on_all_slots {
         effects: they_commit_with_the_ack, a_lost_ack_has_none, keys_list_by_prefix, writes_apply_in_order,
             effects_of_a_retry_commit_once, published_effects_end_a_wait;
         starting: with_what_is_new, at_the_beginning, after_a_position, the_start_is_used_once;
-        exclusive: one_is_active, the_next_one_takes_over_in_order;
+        telling: a_report_is_shown_until_its_consumer_leaves, the_oldest_is_what_is_not_settled,
+            a_fetch_of_none_ends_a_read_and_takes_nothing;
+        ordered: alone_one_has_every_slice_and_gets_all_in_order, two_share_the_slices_and_each_gets_its_own,
+            a_dead_ones_slices_go_to_the_living_in_order, a_frozen_owner_changes_nothing,
+            what_waits_for_a_retry_is_told_with_its_slice, slices_move_at_once_when_consumers_come_and_go,
+            what_is_dropped_comes_again_in_order, a_group_may_take_order_up_and_give_it_up;
+        history: it_is_read_in_pages_beside_every_group, it_ends_where_the_topic_ended, times_divide_it;
         cancelling: a_dropped_fetch_loses_nothing, a_dropped_settle_leaves_nothing_in_limbo;
     }
 }
@@ -112,14 +119,18 @@ async fn what_cannot_be_kept_is_refused_at_the_start() {
     let cluster = Cluster::start(2, 0).await;
     let (a, b) = (cluster.name_on(0, "a").await, cluster.name_on(1, "b").await);
     let bus = open_plain(&cluster.url()).await;
-    let ordered = Needs { ordered: true, ..needs("h", &[&a, &b], &[], None) };
-    for refused in [ordered, needs("h", &[&a, &b], &[], Some("h"))] {
+    let with_order = Needs { ordered: true, ..needs("h", &[&a, &b], &[], None) };
+    for refused in [with_order, needs("h", &[&a, &b], &[], Some("h"))] {
         let error = bus.prepare(&refused).unwrap_err();
         assert!(matches!(&error, Error::Settings(text) if text.contains("topic_prefix") && text.contains("\"h\"")));
     }
-    let mut exclusive = group("g", &[&a, &b], LONG_LEASE);
-    exclusive.exclusive = true;
-    assert!(matches!(bus.subscribe(&exclusive).await.err(), Some(Error::Settings(_))));
+    let spread = Group { topics: vec![(*a).into(), (*b).into()], ..ordered(LONG_LEASE) };
+    assert!(matches!(bus.subscribe(&spread).await.err(), Some(Error::Settings(_))));
+    for durability in [Durability::Fsync, Durability::Replicas(1)] {
+        let settings = Settings { url: cluster.url(), durability: Some(durability), ..Settings::default() };
+        let error = open(&settings).await.err().expect("refused");
+        assert!(matches!(&error, Error::Settings(text) if text.contains("durability")), "{error}");
+    }
     let said = bus.prepare(&needs("h", &[&a], &[&a, &b], Some("h"))).unwrap();
     assert_eq!(said.len(), 1);
     assert!(said[0].contains(&b) && said[0].contains("more than once"), "{said:?}");

@@ -7,9 +7,10 @@ use sandbar::bus::{Error, Fetched, Origin, Settled};
 use super::trouble::effects;
 use super::{count, host};
 use crate::conformance::{
-    Fixture, LONG_LEASE, SHORT_LEASE, ack, commit, join, numbers, publish, settle, take, take_nothing, take_one,
+    Fixture, LONG_LEASE, SHORT_LEASE, ack, commit, join, numbers, publish, retry, settle, take, take_nothing, take_one,
 };
 use crate::support::bounded;
+use crate::support::proxy::{Proxy, Rule};
 use crate::support::redis::{Server, free_port};
 
 #[tokio::test]
@@ -154,4 +155,53 @@ async fn an_answer_lost_on_the_way_is_found_under_the_own_name() {
     let origins: Vec<Origin> = found.iter().map(|delivery| delivery.origin).collect();
     assert_eq!(origins, [Origin::New, Origin::Dropped, Origin::Dropped]);
     commit(&subscription, found.remove(1), effects(&["out"])).await;
+}
+
+#[tokio::test]
+async fn a_retry_whose_answer_was_lost_is_stored_and_not_lost() {
+    let server = Server::start(&[]).await;
+    let proxy = Proxy::start(server.port()).await;
+    let bus = host(&format!("redis://127.0.0.1:{}/0?socket_timeout=0.3", proxy.port())).await;
+    publish(&bus, "t", 1).await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    let held = take_one(&subscription).await;
+    proxy.rule(Rule::Pass, Rule::Swallow);
+    let answer = settle(&subscription, held, retry(1, LONG_LEASE)).await;
+    let Settled::Failed(delivery, settlement, error) = answer else { panic!("{answer:?}") };
+    assert!(error.is_transient(), "{error}");
+    proxy.heal();
+    // Told that another has it, the consumer would let the events behind it go first.
+    let answer = bounded("sending it again", async {
+        let mut again = (delivery, settlement);
+        loop {
+            match settle(&subscription, again.0, again.1).await {
+                Settled::Failed(delivery, settlement, error) if error.is_transient() => again = (delivery, settlement),
+                answer => break answer,
+            }
+        }
+    })
+    .await;
+    assert!(matches!(answer, Settled::Committed), "{answer:?}");
+    let status = bus.status(&"t".into(), "g").await.unwrap();
+    assert_eq!((status.pending, status.retrying), (0, 1));
+}
+
+#[tokio::test]
+async fn a_retry_of_ones_own_ends_a_wait_that_has_begun() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    publish(&bus, "t", 1).await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    let held = take_one(&subscription).await;
+    let start = Instant::now();
+    let waiting = subscription.fetch(1, Duration::from_secs(5));
+    let settling = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        settle(&subscription, held, retry(1, Duration::from_millis(20))).await
+    };
+    let (found, _) = bounded("both", async { tokio::join!(waiting, settling) }).await;
+    let Ok(Fetched::Deliveries(found)) = found else { panic!("{found:?}") };
+    assert_eq!(found.len(), 1);
+    // A read blocks for a second.
+    assert!(start.elapsed() < Duration::from_millis(800), "after {:?}", start.elapsed());
 }

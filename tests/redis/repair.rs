@@ -258,3 +258,39 @@ async fn a_group_that_never_read_counts_from_where_it_was_made() {
         assert_eq!(bus.status(&"t".into(), name).await.unwrap().lost, expected, "{name}");
     }
 }
+
+#[tokio::test]
+async fn a_server_that_was_killed_has_lost_nothing_that_was_read() {
+    let server = Server::start(&["appendonly", "yes", "appendfsync", "always"]).await;
+    let bus = server.host().await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    publish(&bus, "t", 5).await;
+    for delivery in take(&subscription, 5).await {
+        commit(&subscription, delivery, ack()).await;
+    }
+    assert_eq!(bus.status(&"t".into(), "g").await.unwrap().lost, 0);
+    subscription.renew().await.unwrap();
+    server.kill();
+    server.revive().await;
+    // The server has forgotten how much was read, and must not be believed.
+    let bus = server.host().await;
+    assert_eq!(bus.status(&"t".into(), "g").await.unwrap().lost, 0);
+    bounded("renewing after the restart", async {
+        while subscription.renew().await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert_eq!(bus.status(&"t".into(), "g").await.unwrap().lost, 0);
+    // From here on it counts again.
+    let subscription = join(&bus, LONG_LEASE).await;
+    publish(&bus, "t", 3).await;
+    for delivery in take(&subscription, 3).await {
+        commit(&subscription, delivery, ack()).await;
+    }
+    publish(&bus, "t", 4).await;
+    assert_eq!(count(&server, &["XTRIM", "dev-t", "MAXLEN", "=", "0"]).await, 12);
+    subscription.renew().await.unwrap();
+    let status = bus.status(&"t".into(), "g").await.unwrap();
+    assert_eq!((status.lost, status.lag), (4, Some(0)));
+}

@@ -21,7 +21,6 @@ pub(crate) struct Host {
     child: Child,
     log: PathBuf,
     stdout: PathBuf,
-    started: Instant,
 }
 
 /// One `[[handler]]` of a configuration, as TOML.
@@ -56,9 +55,14 @@ pub(crate) fn binary() -> PathBuf {
 impl HandlerToml {
     /// A handler that reads one topic from its beginning, with a lease that runs out within a test.
     pub(crate) fn new(name: &str, module: &str, topic: &str) -> Self {
+        Self::of(name, module, &[topic])
+    }
+
+    /// The same of several topics.
+    pub(crate) fn of(name: &str, module: &str, topics: &[&str]) -> Self {
         let module = guest(module);
         Self(format!(
-            "[[handler]]\nname = {name:?}\nmodule = {module:?}\ntopics = [{topic:?}]\nstart = \"beginning\"\nlease = \"1s\"\n"
+            "[[handler]]\nname = {name:?}\nmodule = {module:?}\ntopics = {topics:?}\nstart = \"beginning\"\nlease = \"1s\"\n"
         ))
     }
 
@@ -103,6 +107,8 @@ impl Bench {
     pub(crate) fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command.args(args).env_clear().current_dir(self.dir.path());
+        // Control sockets are in the folder too, so that tests do not find each other's hosts.
+        command.env("XDG_RUNTIME_DIR", self.dir.path());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -138,7 +144,7 @@ impl Bench {
             .stderr(File::create(&log).unwrap())
             .spawn()
             .unwrap();
-        Host { child, log, stdout, started: Instant::now() }
+        Host { child, log, stdout }
     }
 }
 
@@ -160,15 +166,15 @@ impl Host {
         Duration::from_millis(ticks * 10)
     }
 
-    /// How long ago it was started.
-    pub(crate) fn uptime(&self) -> Duration {
-        self.started.elapsed()
-    }
-
     /// Sends SIGTERM.
     pub(crate) fn terminate(&self) {
+        self.signal("-TERM");
+    }
+
+    /// Sends a signal as `kill` names it: `-STOP` freezes the process, `-CONT` lets it go on.
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
     /// Waits for its end.

@@ -34,9 +34,20 @@ impl Server {
 
     /// Starts a server of the oldest Redis that is supported.
     pub(crate) async fn start_old() -> Self {
-        let program = std::env::var_os("SANDBAR_REDIS_62")
-            .expect("SANDBAR_REDIS_62 names no redis-server 6.2: run this through `make test`, which fetches one");
-        Self::start_program(program.into(), &[], None).await
+        Self::start_old_with(&[]).await
+    }
+
+    /// The same, with further lines of configuration.
+    pub(crate) async fn start_old_with(configuration: &[&str]) -> Self {
+        Self::start_other("SANDBAR_REDIS_62", configuration).await
+    }
+
+    /// Starts the server whose program this variable names, one of those that `make setup` fetches, with further lines
+    /// of configuration.
+    pub(crate) async fn start_other(variable: &str, configuration: &[&str]) -> Self {
+        let program = std::env::var_os(variable)
+            .unwrap_or_else(|| panic!("{variable} names no server: run this through `make test`, which fetches one"));
+        Self::start_program(program.into(), configuration, None).await
     }
 
     /// Starts a server that listens with TLS too and shows the certificate `cert.pem`, key `key.pem`.
@@ -77,7 +88,7 @@ impl Server {
 
     /// Whether it is the oldest Redis that is supported.
     pub(crate) fn is_old(&self) -> bool {
-        self.program != Path::new("redis-server")
+        self.program.parent().is_some_and(|folder| folder.ends_with("redis-6.2"))
     }
 
     /// The port it listens on.

@@ -1,5 +1,7 @@
 //! What can go wrong with a bus, and whether trying again may help.
 
+use super::Durability;
+
 /// Trouble with a bus.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -18,6 +20,20 @@ pub enum Error {
         url: String,
         /// The server's words.
         reason: String,
+    },
+    /// The bus has taken a write and it is not known to be as safe as `bus.durability` asks. Worth trying again: a
+    /// settlement is not done twice, but what is published again may be there twice.
+    #[error(
+        "bus at {url} has not made it as durable as asked (bus.durability): {wanted} is wanted, and {reached}; what was \
+         written may be stored"
+    )]
+    NotDurable {
+        /// Without its password.
+        url: String,
+        /// What was asked for.
+        wanted: Durability,
+        /// What was reached, or why it is not known.
+        reached: String,
     },
     /// The credentials are refused.
     #[error("bus at {url} refuses the credentials: {reason}; check user and password in bus.url")]
@@ -64,6 +80,6 @@ impl Error {
     /// True if trying again later may help without anybody changing anything.
     #[must_use]
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. })
+        matches!(self, Self::Unreachable { .. } | Self::Unavailable { .. } | Self::NotDurable { .. })
     }
 }

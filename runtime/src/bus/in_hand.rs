@@ -1,6 +1,6 @@
 //! What a subscription has in hand, by delivery id, and what was dropped of it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -46,6 +46,18 @@ impl<T: Send + 'static> InHand<T> {
         let mut state = self.lock();
         let dropped = std::mem::take(&mut state.dropped);
         dropped.into_iter().filter_map(|id| state.entries.remove(&id)).collect()
+    }
+
+    /// True if the caller has something that it has not dropped.
+    pub(crate) fn holds_any(&self) -> bool {
+        let state = self.lock();
+        let dropped: HashSet<&DeliveryId> = state.dropped.iter().collect();
+        state.entries.keys().any(|id| !dropped.contains(id))
+    }
+
+    /// Wakes who waits in `returned`.
+    pub(crate) fn nudge(&self) {
+        self.returned.notify_one();
     }
 
     /// Waits until something has been dropped since the last time it waited. For the one caller of `fetch`.

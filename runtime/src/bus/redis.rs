@@ -6,48 +6,62 @@
 //! the write that can be refused for want of memory, and acknowledges last.
 
 use std::collections::HashMap;
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::{Pipeline, Value};
 
+use self::durable::Durable;
 use self::errors::Code;
 use self::keys::Keys;
 use self::link::Link;
 use self::member::{GIVEN_BACK, Member, millis};
+use self::trim::Trimmer;
 use self::url::Target;
-use super::{Bus, DeadLetter, Error, Group, GroupStatus, Guarantees, Needs, Requeue, Settings, Start, Subscription};
-use crate::event::{KeyList, Outgoing, Position, Topic, Versioned, unix_millis};
+use super::durability::Trimming;
+use super::{
+    Applied, Bus, DeadLetter, Durability, Edge, Error, Group, GroupStatus, Guarantees, Needs, Published, Requeue,
+    Settings, Span, Start, Subscription,
+};
+use crate::event::{Effects, KeyList, Message, Outgoing, Position, Topic, Versioned, unix_millis};
 
 mod admin;
+mod ages;
 mod cluster;
+mod confirm;
+mod durable;
+mod effects;
 mod errors;
 mod fetch;
 mod flight;
+mod history;
+mod hold;
 mod housekeep;
 mod keys;
 mod lanes;
 mod link;
 mod member;
 mod needs;
+mod ordered;
 mod parse;
+mod place;
+mod publish;
 mod record;
 mod renew;
 mod scripts;
 mod sentinel;
 mod settle;
+mod slices;
 mod slots;
+mod survey;
+mod trim;
 mod turn;
 mod url;
 
 /// A consumer that is not ours counts as alive if it asked for something within this time: the Python consumer's
 /// blocking read lasts 60 s.
 const FOREIGN_IDLE: Duration = Duration::from_secs(120);
-/// Messages sent in one write when publishing.
-const PUBLISH_COUNT: usize = 500;
-/// Bytes sent in one write when publishing, so that the answer comes within the time-out on a slow network.
-const PUBLISH_BYTES: usize = 4 << 20;
 
 struct Redis {
     shared: Arc<Shared>,
@@ -57,7 +71,11 @@ struct Redis {
 struct Shared {
     link: Link,
     prefix: Option<String>,
-    max_len: Option<u64>,
+    trimming: Trimming,
+    trimmer: Trimmer,
+    durability: Durability,
+    /// Connections of publishers that wait for their writes, while nobody uses them.
+    publishers: Mutex<Vec<Durable>>,
     /// On a cluster: the keys of key spaces that lie beside a topic.
     places: RwLock<HashMap<String, String>>,
 }
@@ -65,8 +83,16 @@ struct Shared {
 /// Reads the settings. Connects when first used.
 pub(super) async fn open(settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
     let link = Link::new(Target::parse(&settings.url)?);
-    let (prefix, max_len) = (settings.topic_prefix.clone(), settings.stream_max_len);
-    let shared = Shared { link, prefix, max_len, places: RwLock::default() };
+    let shared = Shared {
+        link,
+        prefix: settings.topic_prefix.clone(),
+        trimming: Trimming::new(settings.trim, settings.stream_max_len),
+        trimmer: Trimmer::default(),
+        durability: settings.durability.unwrap_or(Durability::None),
+        publishers: Mutex::default(),
+        places: RwLock::default(),
+    };
+    shared.refuse_waits()?;
     Ok(Arc::new(Redis { shared: Arc::new(shared) }))
 }
 
@@ -80,11 +106,13 @@ impl Bus for Redis {
         }
         Guarantees {
             atomic_effects: true,
-            exclusive_groups: true,
+            ordered_groups: true,
             notes: &[
-                "Redis acknowledges a write before it is on disk or on a replica unless it is set up otherwise \
-                 (appendfsync, min-replicas-to-write): a crash or a failover may lose the last moment.",
-                "Trimming a stream (MAXLEN) takes no regard of what a group has not read.",
+                "With durability = \"none\" Redis acknowledges a write before it is on disk or on a replica: a crash or a \
+                 failover may lose the last moment. \"fsync\" and a number of replicas wait for it; a failover may lose \
+                 what the replica that takes over has not received.",
+                "Trimming by length (stream_max_len, and what other producers do) takes no regard of what a group has \
+                 not read.",
                 "With an eviction policy other than noeviction Redis may drop whole streams when memory runs out.",
             ],
         }
@@ -94,28 +122,18 @@ impl Bus for Redis {
         self.shared.prepare(needs)
     }
 
-    async fn publish(&self, messages: &[Outgoing]) -> Result<Vec<Position>, Error> {
-        let mut positions = Vec::with_capacity(messages.len());
-        let mut rest = messages;
-        while !rest.is_empty() {
-            let mut bytes = 0;
-            let fits = rest.iter().take(PUBLISH_COUNT).take_while(|message| {
-                let fits = bytes < PUBLISH_BYTES;
-                bytes += message.fields.byte_len();
-                fits
-            });
-            let (chunk, tail) = rest.split_at(fits.count().max(1));
-            self.shared.append(chunk, &mut positions).await?;
-            rest = tail;
+    async fn publish(&self, messages: &[Outgoing]) -> Result<Published, Error> {
+        if messages.is_empty() {
+            return Ok(Published::default());
         }
-        Ok(positions)
+        self.shared.publish(messages).await
     }
 
     async fn subscribe(&self, group: &Group) -> Result<Arc<dyn Subscription>, Error> {
         if group.topics.is_empty() {
             return Err(Error::Settings(format!("group {} reads no topic", group.name)));
         }
-        self.shared.refuse_spread_order(&group.name, group.exclusive, &group.topics)?;
+        self.shared.refuse_spread_order(&group.name, group.order.is_some(), &group.topics)?;
         let topics: Vec<Keys> = group.topics.iter().map(|topic| self.shared.keys(topic, &group.name)).collect();
         let mut troubles = self.shared.troubles(group, &topics).await?;
         if !troubles.is_empty() {
@@ -127,8 +145,16 @@ impl Bus for Redis {
             starts.push(self.shared.marked(keys).await?.unwrap_or(fresh));
         }
         let member = Member::new(Arc::clone(&self.shared), group, topics);
+        if let Some(durable) = &member.durable {
+            durable.ready().await?;
+        }
         for (keys, start) in member.topics.iter().zip(&starts) {
             self.shared.join(keys, &group.name, &member.consumer, start, member.life()).await?;
+        }
+        if group.order.is_none() {
+            for keys in &member.topics {
+                self.shared.link.value(housekeep::unite(keys)).await?;
+            }
         }
         // Sets the mark: from here on a group that vanishes is made again where it was.
         member.renew_all().await?;
@@ -162,12 +188,27 @@ impl Bus for Redis {
     async fn probe(&self, groups: &[Group]) -> Result<Vec<Error>, Error> {
         self.shared.link.value(redis::cmd("PING")).await?;
         let mut troubles = Vec::new();
+        if let Some(durable) = self.shared.durable() {
+            troubles.extend(durable.ready().await.err());
+        }
         for group in groups {
             let topics: Vec<Keys> = group.topics.iter().map(|topic| self.shared.keys(topic, &group.name)).collect();
             troubles.extend(self.shared.troubles(group, &topics).await?);
             troubles.extend(start(&group.start).err());
         }
         Ok(troubles)
+    }
+
+    async fn history(&self, topic: &Topic, from: &Edge, to: Option<&Edge>) -> Result<Option<Span>, Error> {
+        self.shared.span(topic, from, to).await
+    }
+
+    async fn read(&self, topic: &Topic, span: &Span, count: usize) -> Result<Vec<Message>, Error> {
+        self.shared.read(topic, span, count).await
+    }
+
+    async fn apply(&self, effects: &Effects) -> Result<Applied, Error> {
+        self.shared.apply(effects).await
     }
 
     async fn status(&self, topic: &Topic, group: &str) -> Result<GroupStatus, Error> {
@@ -198,38 +239,6 @@ impl Bus for Redis {
 impl Shared {
     fn keys(&self, topic: &Topic, group: &str) -> Keys {
         Keys::new(self.prefix.as_deref(), topic, group)
-    }
-
-    async fn append(&self, messages: &[Outgoing], positions: &mut Vec<Position>) -> Result<(), Error> {
-        let mut commands = Pipeline::with_capacity(messages.len());
-        let mut streams = Vec::with_capacity(messages.len());
-        for message in messages {
-            commands.add_command(self.add(message));
-            streams.push(super::stream_name(self.prefix.as_deref(), &message.topic));
-        }
-        for (stream, answer) in streams.iter().zip(self.link.send(commands).await?) {
-            match answer {
-                Ok(id) => positions.push(parse::text(id).ok_or_else(|| errors::unexpected("XADD"))?.into()),
-                Err(error) if errors::code(&error) == Code::WrongType => {
-                    let wrong = self.wrong_type(&[stream]).await?;
-                    return Err(wrong.unwrap_or_else(|| errors::answered(self.link.target(), &error)));
-                }
-                Err(error) => return Err(errors::answered(self.link.target(), &error)),
-            }
-        }
-        Ok(())
-    }
-
-    /// A command that appends a message to its topic.
-    fn add(&self, message: &Outgoing) -> redis::Cmd {
-        let mut add = redis::cmd("XADD");
-        add.arg(super::stream_name(self.prefix.as_deref(), &message.topic));
-        if let Some(max_len) = self.max_len {
-            add.arg("MAXLEN").arg("~").arg(max_len);
-        }
-        add.arg("*");
-        settle::push_fields(&mut add, &message.fields);
-        add
     }
 
     /// Reads from a key space; a key of the wrong type is an error that names it.

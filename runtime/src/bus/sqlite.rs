@@ -1,6 +1,7 @@
 //! The embedded bus: one SQLite file, any number of processes, no server.
 //!
-//! Every promise of [`Bus`] is a transaction on one file in WAL mode. What is acknowledged has been synced to disk.
+//! Every promise of [`Bus`] is a transaction on one file in WAL mode. What is acknowledged has been synced to disk, unless
+//! `bus.durability` is "none".
 //! SQLite's calls block, so two threads of the bus's own make them: one writes, and gathers whatever waits into one
 //! transaction with one sync; one reads, beside it. See `worker`.
 
@@ -9,33 +10,44 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use super::{Bus, DeadLetter, Error, Group, GroupStatus, Guarantees, Requeue, Settings, Subscription, stream_name};
-use crate::event::{KeyList, Outgoing, Position, Topic, Versioned};
+use super::durability::Trimming;
+use super::{
+    Applied, Bus, DeadLetter, Durability, Edge, Error, Group, GroupStatus, Guarantees, Published, Requeue, Settings,
+    Span, Subscription, stream_name,
+};
+use crate::event::{Effects, KeyList, Message, Outgoing, Position, Topic, Versioned};
 use fault::Fault;
+use schema::Syncs;
 use store::Store;
 use subscription::Consumer;
 
 mod dead_letters;
+mod divide;
 mod fault;
+mod history;
 mod keys;
 mod lease;
 mod look;
 mod member;
+mod ordered;
+mod place;
 mod probe;
 mod schema;
 mod settle;
+mod slices;
 mod status;
 mod store;
 mod subscription;
 mod take;
 mod topics;
-mod turn;
+mod trim;
 mod worker;
 
 struct Sqlite {
     store: Arc<Store>,
     names: Names,
-    stream_max_len: Option<u64>,
+    trimming: Trimming,
+    durability: Durability,
 }
 
 /// How topics are called in the file.
@@ -47,7 +59,17 @@ struct Names {
 pub(super) async fn open(settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
     let path = path(&settings.url)?;
     let names = Names { prefix: settings.topic_prefix.clone() };
-    Ok(Arc::new(Sqlite { store: Store::start(path)?, names, stream_max_len: settings.stream_max_len }))
+    let durability = settings.durability.unwrap_or(Durability::Fsync);
+    let syncs = match durability {
+        Durability::None => Syncs::Checkpoints,
+        Durability::Fsync => Syncs::Commits,
+        Durability::Replicas(_) => {
+            let reason = "the embedded bus has no replicas; take \"fsync\" or \"none\"";
+            return Err(Error::Settings(format!("bus.durability is a number of replicas, and {reason}")));
+        }
+    };
+    let trimming = Trimming::new(settings.trim, settings.stream_max_len);
+    Ok(Arc::new(Sqlite { store: Store::start(path, syncs)?, names, trimming, durability }))
 }
 
 /// The file that a URL names: `sqlite:PATH`, where an absolute path may have two slashes before it.
@@ -68,23 +90,24 @@ impl Bus for Sqlite {
     fn guarantees(&self) -> Guarantees {
         Guarantees {
             atomic_effects: true,
-            exclusive_groups: true,
+            ordered_groups: true,
             notes: &[
                 "All hosts must run on one machine and see the file on a local disk: SQLite's locks do not work over \
                  network file systems.",
                 "One process writes at a time: a process that is frozen (SIGSTOP, a debugger) in the middle of a write \
                  blocks all others until it goes on or ends.",
-                "Messages stay in the file until they are trimmed (stream_max_len); deliveries in hand are never \
+                "Messages stay in the file until they are trimmed (trim, stream_max_len); deliveries in hand are never \
                  trimmed.",
+                "With durability = \"none\" the last moments before a power cut may be gone; the file stays whole.",
             ],
         }
     }
 
-    async fn publish(&self, messages: &[Outgoing]) -> Result<Vec<Position>, Error> {
+    async fn publish(&self, messages: &[Outgoing]) -> Result<Published, Error> {
         if messages.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Published::default());
         }
-        let (messages, names, max_len) = (messages.to_vec(), self.names.clone(), self.stream_max_len);
+        let (messages, names, max_len) = (messages.to_vec(), self.names.clone(), self.trimming.max_len);
         let positions = self
             .store
             .write(move |db| {
@@ -96,11 +119,11 @@ impl Bus for Sqlite {
             })
             .await?;
         self.store.wake();
-        Ok(positions)
+        Ok(Published { positions, durability: self.durability })
     }
 
     async fn subscribe(&self, group: &Group) -> Result<Arc<dyn Subscription>, Error> {
-        let consumer = Consumer::join(&self.store, &self.names, group, self.stream_max_len).await?;
+        let consumer = Consumer::join(&self.store, &self.names, group, self.trimming).await?;
         Ok(Arc::new(consumer))
     }
 
@@ -116,6 +139,24 @@ impl Bus for Sqlite {
 
     async fn probe(&self, groups: &[Group]) -> Result<Vec<Error>, Error> {
         self.store.probe(groups).await
+    }
+
+    async fn history(&self, topic: &Topic, from: &Edge, to: Option<&Edge>) -> Result<Option<Span>, Error> {
+        let (topic, from, to) = (self.names.stored(topic), from.clone(), to.cloned());
+        self.store.read(move |db| history::span(db, &topic, &from, to.as_ref())).await
+    }
+
+    async fn read(&self, topic: &Topic, span: &Span, count: usize) -> Result<Vec<Message>, Error> {
+        let (topic, stored, span) = (topic.clone(), self.names.stored(topic), span.clone());
+        self.store.read(move |db| history::read(db, &topic, &stored, (&span.after, &span.to), count)).await
+    }
+
+    async fn apply(&self, effects: &Effects) -> Result<Applied, Error> {
+        let (effects, names, max_len) = (effects.clone(), self.names.clone(), self.trimming.max_len);
+        let apply = move |db: &_| history::apply(db, &names, max_len, &effects);
+        let applied = self.store.write_then(apply, history::applied).await?;
+        self.store.wake();
+        applied.map_err(|fault| fault.error(self.store.path()))
     }
 
     async fn status(&self, topic: &Topic, group: &str) -> Result<GroupStatus, Error> {

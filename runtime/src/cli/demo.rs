@@ -8,7 +8,7 @@ use anyhow::{Context as _, anyhow};
 use sandbar::bus::{Bus, Fetched, Group, Start};
 use sandbar::config::{Config, Environment};
 use sandbar::event::Message;
-use sandbar::pipeline::{self, Observer, Outcome, Record, Summary, Tally, Until};
+use sandbar::pipeline::{self, Control, Observer, Outcome, Record, Summary, Tally, Until};
 use serde_json::json;
 
 use super::run::{document, exit_of_start};
@@ -58,7 +58,8 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
 
     let story = Arc::new(Story::default());
     let observer = Arc::clone(&story) as Arc<dyn Observer>;
-    let summary = pipeline::run(&config, Until::Idle, observer, std::future::pending())
+    let control = Control::new(&config);
+    let summary = pipeline::run(&config, Until::Idle, observer, &control, std::future::pending())
         .await
         .map_err(|error| Failure::new(exit_of_start(&error), error))?;
     let statements = read(&bus, STATEMENTS).await?;
@@ -132,7 +133,7 @@ async fn read(bus: &Arc<dyn Bus>, topic: &str) -> Result<Vec<Message>, Failure> 
         start: Start::Beginning,
         lease: Duration::from_secs(60),
         consumer: "demo".to_owned(),
-        exclusive: false,
+        order: None,
         join_foreign: false,
     };
     let subscription = bus.subscribe(&group).await?;

@@ -8,7 +8,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use clap::ValueEnum;
 use sandbar::bus::Requeue;
 use sandbar::decode::Decoder;
-use sandbar::event::{Encoding, Message, Position};
+use sandbar::event::{Encoding, Message, Position, Topic};
 use serde_json::{Value, json};
 
 use super::{ConfigArgs, Exit, Failure, decoder, out};
@@ -106,8 +106,12 @@ enum To {
     Topic,
 }
 
-/// Letters moved in one call: each is a transaction of its own, and a batch must not keep others waiting.
-const BATCH: usize = 200;
+/// What is done to dead letters.
+#[derive(Clone, Copy)]
+enum Deed {
+    Requeue(Requeue),
+    Purge,
+}
 
 pub(super) async fn run(command: Command) -> Result<Exit, Failure> {
     match command {
@@ -120,34 +124,40 @@ pub(super) async fn run(command: Command) -> Result<Exit, Failure> {
 
 async fn list(args: ListArgs) -> Result<Exit, Failure> {
     let desk = Desk::open(args.config.load()?, args.filters).await?;
-    let letters = desk.all().await?;
-    let mut groups: BTreeMap<(&str, &str), u64> = BTreeMap::new();
-    for letter in &letters {
-        *groups.entry((&letter.handler, &letter.dead.cause.code)).or_default() += 1;
+    let mut groups: BTreeMap<(String, String), u64> = BTreeMap::new();
+    let (mut count, mut shown, mut rows) = (0_usize, Vec::new(), Vec::new());
+    let mut walk = desk.walk();
+    while let Some(page) = walk.next().await? {
+        for letter in &page.letters {
+            let code = letter.dead.cause.code.clone();
+            *groups.entry((letter.handler.clone(), code)).or_default() += 1;
+            if count < args.limit && args.json {
+                shown.push(row_document(letter));
+            } else if count < args.limit {
+                rows.push(row(letter));
+            }
+            count += 1;
+        }
     }
     if args.json {
         let groups: Vec<_> = groups
             .iter()
             .map(|((handler, code), count)| json!({ "handler": handler, "code": code, "count": count }))
             .collect();
-        let shown: Vec<_> = letters.iter().take(args.limit).map(row_document).collect();
-        out::json(&json!({ "count": letters.len(), "groups": groups, "letters": shown }))?;
+        out::json(&json!({ "count": count, "groups": groups, "letters": shown }))?;
         return Ok(Exit::Clean);
     }
-    if letters.is_empty() {
+    if count == 0 {
         out::line("no dead letters")?;
         return Ok(Exit::Clean);
     }
-    let counts: Vec<_> = groups
-        .iter()
-        .map(|((handler, code), count)| vec![count.to_string(), (*handler).to_owned(), (*code).to_owned()])
-        .collect();
+    let counts: Vec<_> =
+        groups.into_iter().map(|((handler, code), count)| vec![count.to_string(), handler, code]).collect();
     out::table(&["COUNT", "HANDLER", "CODE"], &counts)?;
     out::line("")?;
-    let rows: Vec<_> = letters.iter().take(args.limit).map(row).collect();
     out::table(&["ID", "TIME", "CODE", "ATTEMPTS", "TYPE", "REASON"], &rows)?;
-    if letters.len() > args.limit {
-        out::line(&format!("… and {} more: --limit shows them", letters.len() - args.limit))?;
+    if count > args.limit {
+        out::line(&format!("… and {} more: --limit shows them", count - args.limit))?;
     }
     Ok(Exit::Clean)
 }
@@ -194,15 +204,8 @@ async fn requeue(args: RequeueArgs) -> Result<Exit, Failure> {
         To::Topic => Requeue::Topic,
     };
     let desk = Desk::open(args.config.load()?, args.filters).await?;
-    let letters = desk.chosen(&args.which).await?;
-    let progress = out::progress("requeueing", Some(letters.len() as u64));
-    let mut moved = 0;
-    for batch in desk.batches(&letters, BATCH) {
-        moved += desk.bus.requeue(batch.topic, batch.group, &batch.ids, to).await?;
-        progress.inc(batch.ids.len() as u64);
-    }
-    progress.finish_and_clear();
-    told("requeued", moved, letters.len(), args.json)
+    let (moved, asked) = desk.each_batch(&args.which, Deed::Requeue(to)).await?;
+    told("requeued", moved, asked, args.json)
 }
 
 async fn purge(args: PurgeArgs) -> Result<Exit, Failure> {
@@ -212,18 +215,11 @@ async fn purge(args: PurgeArgs) -> Result<Exit, Failure> {
         )));
     }
     let desk = Desk::open(args.config.load()?, args.filters).await?;
-    let letters = desk.chosen(&args.which).await?;
-    let progress = out::progress("deleting", Some(letters.len() as u64));
-    let mut deleted = 0;
-    for batch in desk.batches(&letters, BATCH) {
-        deleted += desk.bus.purge(batch.topic, batch.group, &batch.ids).await?;
-        progress.inc(batch.ids.len() as u64);
-    }
-    progress.finish_and_clear();
-    told("purged", deleted, letters.len(), args.json)
+    let (deleted, asked) = desk.each_batch(&args.which, Deed::Purge).await?;
+    told("purged", deleted, asked, args.json)
 }
 
-fn told(what: &str, count: u64, asked: usize, json: bool) -> Result<Exit, Failure> {
+fn told(what: &str, count: u64, asked: u64, json: bool) -> Result<Exit, Failure> {
     if json {
         let mut document = json!({ "asked": asked });
         document[what] = count.into();
@@ -271,7 +267,7 @@ fn full_document(letter: &Letter, desk: &Desk, decoder: &Decoder) -> Value {
                 json!(["source", metadata.source]),
                 json!(["time", metadata.time]),
             ];
-            headers.extend(metadata.headers.iter().map(|(name, value)| json!([name, shown(value)])));
+            headers.extend(metadata.headers.iter().map(|(name, value)| json!([name, out::shown(value)])));
             let text = match envelope.encoding {
                 Encoding::Avro => decoder.to_json(&metadata.kind, &envelope.payload).ok(),
                 Encoding::Json => String::from_utf8(envelope.payload.to_vec()).ok(),
@@ -283,7 +279,7 @@ fn full_document(letter: &Letter, desk: &Desk, decoder: &Decoder) -> Value {
         // Headers that cannot be read are the reason that it is here: the fields as they came.
         Err(_) => {
             let fields = letter.dead.fields.iter();
-            let fields = fields.map(|(name, value)| json!([String::from_utf8_lossy(name), shown(value)]));
+            let fields = fields.map(|(name, value)| json!([String::from_utf8_lossy(name), out::shown(value)]));
             (fields.collect(), BASE64.encode(letter.dead.fields.pack()), None)
         }
     };
@@ -293,19 +289,49 @@ fn full_document(letter: &Letter, desk: &Desk, decoder: &Decoder) -> Value {
     document
 }
 
-fn shown(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => format!("base64:{}", BASE64.encode(bytes)),
-    }
-}
-
 fn pair(value: &Value) -> Option<(&str, &str)> {
     Some((value.get(0)?.as_str()?, value.get(1)?.as_str()?))
 }
 
 fn time(letter: &Letter) -> String {
     jiff::Timestamp::try_from(letter.dead.cause.at).map_or_else(|_| "?".to_owned(), |at| format!("{at:.3}"))
+}
+
+// === impl Desk ===
+
+impl Desk {
+    /// Does it to all that are chosen and returns how many were there for it, and how many were chosen. A page is one call
+    /// of the bus, whatever ends this process: each letter of it has either been moved or still lies here.
+    async fn each_batch(&self, which: &Which, deed: Deed) -> Result<(u64, u64), Failure> {
+        if !which.all {
+            let letters = self.of(&which.ids).await?;
+            let mut done = 0;
+            let same = |a: &Letter, b: &Letter| a.group == b.group && a.dead.topic == b.dead.topic;
+            for letters in letters.chunk_by(same) {
+                done += self.act(&letters[0].dead.topic, &letters[0].group, letters, deed).await?;
+            }
+            return Ok((done, letters.len() as u64));
+        }
+        let survey = self.survey().await?;
+        let doing = if matches!(deed, Deed::Purge) { "deleting" } else { "requeueing" };
+        let progress = out::progress(doing, Some(survey.chosen));
+        let (mut done, mut walk) = (0, self.walk_again(&survey));
+        while let Some(page) = walk.next().await? {
+            done += self.act(page.topic, page.group, &page.letters, deed).await?;
+            progress.inc(page.letters.len() as u64);
+        }
+        progress.finish_and_clear();
+        Ok((done, survey.chosen))
+    }
+
+    async fn act(&self, topic: &Topic, group: &str, letters: &[Letter], deed: Deed) -> Result<u64, Failure> {
+        let ids: Vec<Position> = letters.iter().map(Letter::id).collect();
+        Ok(match deed {
+            _ if ids.is_empty() => 0,
+            Deed::Requeue(to) => self.bus.requeue(topic, group, &ids, to).await?,
+            Deed::Purge => self.bus.purge(topic, group, &ids).await?,
+        })
+    }
 }
 
 // === impl Letter ===

@@ -4,6 +4,8 @@ use std::fmt::Arguments;
 use std::io::{self, IsTerminal as _, Write as _};
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde_json::Value;
 
@@ -71,6 +73,14 @@ pub(super) fn progress(what: &'static str, total: Option<u64>) -> ProgressBar {
     bar
 }
 
+/// Bytes that are text as such, others as base64 that says so.
+pub(super) fn shown(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => format!("base64:{}", BASE64.encode(bytes)),
+    }
+}
+
 /// Reasons and headers are written by handlers and producers: control characters are shown, not sent.
 pub(super) fn clean(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
@@ -82,4 +92,17 @@ pub(super) fn clean(text: &str) -> String {
         }
     }
     clean
+}
+
+/// Begins a new picture of something that is shown again and again: on an empty screen if stdout is a terminal, after an
+/// empty line if not.
+pub(super) fn picture(first: bool) -> io::Result<()> {
+    let mut stdout = io::stdout().lock();
+    if stdout.is_terminal() {
+        // Home, then erase what is below.
+        stdout.write_all(b"\x1b[H\x1b[J")?;
+    } else if !first {
+        stdout.write_all(b"\n")?;
+    }
+    stdout.flush()
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
 use indicatif::ProgressBar;
-use sandbar::bus::Bus;
+use sandbar::bus::{Bus, Durability};
 use sandbar::config::Config;
 use sandbar::decode::{self, Decoder};
 use sandbar::event::{Encoding, Envelope, Metadata, Outgoing, Position};
@@ -205,12 +205,12 @@ impl Publisher<'_> {
     /// Publishes a batch and prints where each event lies.
     async fn send(&mut self, batch: Vec<Ready>) -> Result<(), Failure> {
         let outgoing: Vec<Outgoing> = batch.iter().map(|ready| ready.outgoing.clone()).collect();
-        let positions = match &self.bus {
-            Some(bus) if !outgoing.is_empty() => bus.publish(&outgoing).await?.into_iter().map(Some).collect(),
-            _ => vec![None; outgoing.len()],
+        let published = match &self.bus {
+            Some(bus) if !outgoing.is_empty() => Some(bus.publish(&outgoing).await?),
+            _ => None,
         };
-        let lines: String =
-            batch.iter().zip(&positions).map(|(ready, position)| self.line(ready, position.as_ref())).collect();
+        let at = |index: usize| published.as_ref().map(|published| (&published.positions[index], published.durability));
+        let lines: String = batch.iter().enumerate().map(|(index, ready)| self.line(ready, at(index))).collect();
         // Once per batch: each time the bar is drawn anew.
         self.progress.suspend(|| out::bytes(lines.as_bytes()))?;
         self.published += batch.len();
@@ -219,14 +219,26 @@ impl Publisher<'_> {
     }
 
     /// What is printed of one event.
-    fn line(&self, ready: &Ready, position: Option<&Position>) -> String {
+    fn line(&self, ready: &Ready, published: Option<(&Position, Durability)>) -> String {
         let topic = &*ready.outgoing.topic;
-        let position = position.map(Position::as_str);
+        let position = published.map(|(position, _)| position.as_str());
         if self.args.json {
-            let document = json!({ "id": ready.id, "type": ready.kind, "topic": topic, "position": position });
+            // As the configuration writes it.
+            let durability = published.map(|(_, durability)| match durability {
+                Durability::Replicas(count) => json!(count),
+                other => json!(other.to_string()),
+            });
+            let document = json!({
+                "id": ready.id,
+                "type": ready.kind,
+                "topic": topic,
+                "position": position,
+                "durability": durability,
+            });
             return format!("{document}\n");
         }
-        format!("{} {} {}\n", ready.id, out::clean(topic), position.unwrap_or("-"))
+        let durability = published.map_or_else(|| "-".to_owned(), |(_, durability)| durability.to_string());
+        format!("{} {} {} {durability}\n", ready.id, out::clean(topic), position.unwrap_or("-"))
     }
 }
 

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbar::pipeline::{self, Quiet, Stopped, Summary, Until};
+use sandbar::config::{Config, ControlSocket};
+use sandbar::pipeline::{self, Control, Quiet, Stopped, Summary, Until};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
-use super::{ConfigArgs, Exit, Failure, exit_of, log_to_stderr, out};
+use super::{ConfigArgs, Exit, Failure, exit_of, log_to_stderr, out, socket};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -49,7 +51,13 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let (stop, mut stopped) = watch::channel(false);
     // An error means that `stop` is gone, which ends the run as well.
     let shutdown = async move { drop(stopped.wait_for(|stop| *stop).await) };
-    let running = pipeline::run(&config, until, Arc::new(Quiet), shutdown);
+    let control = Control::new(&config);
+    let mut serving = JoinSet::new();
+    let _place = listen(&config)?.map(|(listener, place)| {
+        serving.spawn(socket::serve(listener, Arc::clone(&control)));
+        place
+    });
+    let running = pipeline::run(&config, until, Arc::new(Quiet), &control, shutdown);
     tokio::pin!(running);
     let summary = tokio::select! {
         ended = &mut running => ended,
@@ -86,6 +94,26 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     })
 }
 
+/// A socket that was asked for must be there; one that was not is no reason not to run.
+fn listen(config: &Config) -> Result<Option<(tokio::net::UnixListener, socket::Place)>, Failure> {
+    match socket::listen(config) {
+        Ok(None) => Ok(None),
+        Ok(Some((listener, place))) => {
+            tracing::info!(path = %place.path().display(), "the control socket listens");
+            Ok(Some((listener, place)))
+        }
+        Err(error) if config.host.control == ControlSocket::Default => {
+            let error = anyhow::Error::new(error);
+            tracing::warn!(
+                error = format!("{error:#}"),
+                "there is no control socket: pause and resume will not find this host"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(Failure::new(Exit::Refused, error)),
+    }
+}
+
 pub(super) fn exit_of_start(error: &pipeline::Error) -> Exit {
     match error {
         pipeline::Error::Bus(error) => exit_of(error),
@@ -118,7 +146,8 @@ pub(super) fn document(summary: &Summary) -> serde_json::Value {
     json!({ "handlers": handlers, "stopped": stopped })
 }
 
-struct Signals {
+/// What ends a command that runs handlers.
+pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
@@ -126,12 +155,12 @@ struct Signals {
 // === impl Signals ===
 
 impl Signals {
-    fn new() -> Result<Self, Failure> {
+    pub(super) fn new() -> Result<Self, Failure> {
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// The next signal that is not the echo of the last.
-    async fn another(&mut self) -> &'static str {
+    pub(super) async fn another(&mut self) -> &'static str {
         let first = Instant::now();
         loop {
             let name = self.next().await;
@@ -141,7 +170,7 @@ impl Signals {
         }
     }
 
-    async fn next(&mut self) -> &'static str {
+    pub(super) async fn next(&mut self) -> &'static str {
         tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",

@@ -132,6 +132,7 @@ fn handler(tree: &mut Table, name: &str, path: &[&str], text: &str) -> Result<()
     let place = Place::Environment(name.to_owned());
     match rest {
         ["limits", rest @ ..] if !rest.is_empty() => leaf(table, "limits", &keys::LIMITS, name, rest, text),
+        ["breaker", rest @ ..] if !rest.is_empty() => leaf(table, "breaker", &keys::BREAKER, name, rest, text),
         ["grants", "config", key] => {
             let grants = table.table_mut("grants", &place).ok_or_else(|| not_a_table("grants"))?;
             let config = grants.table_mut("config", &place).ok_or_else(|| not_a_table("grants.config"))?;

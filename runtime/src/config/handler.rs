@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::grants;
 use super::keys;
+use super::outage::{self, DeadLetterCap};
 use super::problem::{Collector, Place};
 use super::section::{Found, Section};
 use super::tree::{Node, Table, Value};
@@ -14,7 +15,7 @@ use crate::bus::{Group, Needs, Start};
 use crate::dispatch::{Filter, Order};
 use crate::event::{Position, Topic};
 use crate::sandbox::Spec;
-use crate::settle::Policy;
+use crate::settle::{BreakerSettings, Policy};
 
 /// A handler as the operator asks for it.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,8 +24,8 @@ pub struct HandlerConfig {
     pub name: String,
     /// The component's file.
     pub module: PathBuf,
-    /// The consumer group: name, topics, start, lease, prefix of the consumer's name. `exclusive` is set when order
-    /// matters; `join_foreign` is not set here.
+    /// The consumer group: name, topics, start, lease, prefix of the consumer's name. `order`, which needs
+    /// the handler's schemas, and `join_foreign` are not set here.
     pub group: Group,
     /// Globs of the event types it gets, as written; empty for all.
     pub types: Vec<String>,
@@ -36,6 +37,10 @@ pub struct HandlerConfig {
     pub key: Option<String>,
     /// What a failure leads to.
     pub policy: Policy,
+    /// When it is left alone because everything fails; `None` for never.
+    pub breaker: Option<BreakerSettings>,
+    /// When it pauses because of its dead letters.
+    pub dead_letters: DeadLetterCap,
     /// Events in hand at once.
     pub in_flight: usize,
     /// Retrying and held-back events kept beside the permits, before reading stops.
@@ -204,6 +209,7 @@ fn read(
         node.as_string().filter(|pointer| is_pointer(pointer)).map(str::to_owned)
     });
     let policy = policy(&mut section, &label);
+    let (breaker, dead_letters) = (outage::breaker(&mut section, &label), outage::dead_letters(&mut section));
     let lease = section.duration("lease", LEAST_LEASE).map_or(LEASE, |found| found.value);
     let in_flight = section.number("in_flight", 1, MOST_IN_FLIGHT).unwrap_or(IN_FLIGHT);
     let parked_max = section.number("parked_max", 1, u64::from(u32::MAX)).unwrap_or(PARKED_MAX);
@@ -234,7 +240,7 @@ fn read(
             start,
             lease,
             consumer: defaults.consumer.to_owned(),
-            exclusive: order != Order::None,
+            order: None,
             join_foreign: false,
         },
         types: types.iter().map(|found| found.value.clone()).collect(),
@@ -242,6 +248,8 @@ fn read(
         order,
         key: key.map(|found| found.value),
         policy,
+        breaker,
+        dead_letters,
         in_flight: usize::try_from(in_flight).unwrap_or(usize::MAX),
         parked_max: usize::try_from(parked_max).unwrap_or(usize::MAX),
         payload,

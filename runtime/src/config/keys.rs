@@ -9,7 +9,8 @@ pub(super) struct Keys {
 }
 
 pub(super) const ROOT: Keys = Keys { header: "", keys: &["bus", "schemas", "host", "handler"] };
-pub(super) const BUS: Keys = Keys { header: "[bus]", keys: &["url", "topic_prefix", "profile", "stream_max_len"] };
+pub(super) const BUS: Keys =
+    Keys { header: "[bus]", keys: &["url", "topic_prefix", "profile", "durability", "trim", "stream_max_len"] };
 pub(super) const SCHEMAS: Keys = Keys { header: "[schemas]", keys: &["dirs", "builtin"] };
 pub(super) const HOST: Keys = Keys {
     header: "[host]",
@@ -23,6 +24,7 @@ pub(super) const HOST: Keys = Keys {
         "consumers_enabled",
         "consecutive_errors_limit",
         "secret",
+        "control",
         "log",
     ],
 };
@@ -46,15 +48,19 @@ pub(super) const HANDLER: Keys = Keys {
         "in_flight",
         "payload",
         "parked_max",
+        "dead_letters_max",
+        "dead_letters_max_age",
+        "breaker",
         "limits",
         "grants",
     ],
 };
+pub(super) const BREAKER: Keys = Keys { header: "[handler.breaker]", keys: &["failures", "pause_first", "pause_max"] };
 pub(super) const LIMITS: Keys = Keys { header: "[handler.limits]", keys: &["time", "memory"] };
 pub(super) const GRANTS: Keys = Keys { header: "[handler.grants]", keys: &["publish", "keys", "config"] };
 pub(super) const PUBLISH: Keys = Keys { header: "grants.publish", keys: &["topic", "types"] };
 
-const TABLES: [&Keys; 8] = [&BUS, &SCHEMAS, &HOST, &LOG, &HANDLER, &LIMITS, &GRANTS, &PUBLISH];
+const TABLES: [&Keys; 9] = [&BUS, &SCHEMAS, &HOST, &LOG, &HANDLER, &BREAKER, &LIMITS, &GRANTS, &PUBLISH];
 
 /// Below this two words are no longer thought to be the same word mistyped.
 const ALIKE: f64 = 0.6;
@@ -89,8 +95,8 @@ mod tests {
     fn every_key_is_in_the_sample_and_in_the_reference() {
         let sample = include_str!("../../../docs/sandbar.toml");
         let reference = include_str!("../../../docs/config.md");
-        for table in [&BUS, &SCHEMAS, &HOST, &LOG, &HANDLER, &LIMITS, &GRANTS] {
-            for key in table.keys.iter().filter(|key| !["log", "limits", "grants"].contains(key)) {
+        for table in [&BUS, &SCHEMAS, &HOST, &LOG, &HANDLER, &BREAKER, &LIMITS, &GRANTS] {
+            for key in table.keys.iter().filter(|key| !["log", "breaker", "limits", "grants"].contains(key)) {
                 let set = format!("{key} = ");
                 assert!(sample.lines().any(|line| line.starts_with(&set)), "{key} is not in docs/sandbar.toml");
                 let named = [format!("| `{key}` |"), format!("| `log.{key}` |")];

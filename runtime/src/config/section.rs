@@ -113,6 +113,13 @@ impl<'a> Section<'a> {
         self.get(key, "true or false", Node::as_boolean).map_or(default, |found| found.value)
     }
 
+    /// What a key that takes a table says if it is only switched on or off; the table stays to be read.
+    pub(super) fn switch(&mut self, key: &'static str) -> Option<bool> {
+        let switched = self.table.get_mut(key)?.as_boolean()?;
+        drop(self.take(key));
+        Some(switched)
+    }
+
     /// A whole number within bounds.
     pub(super) fn number(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
         let takes = match most {

@@ -47,7 +47,8 @@ pub(super) fn size(text: &str) -> Option<u64> {
 }
 
 /// Reads `new`, `beginning`, a time with its offset, or a position on the bus.
-pub(super) fn start(text: &str) -> Option<Start> {
+#[must_use]
+pub fn start(text: &str) -> Option<Start> {
     match text {
         "new" => return Some(Start::New),
         "beginning" => return Some(Start::Beginning),

@@ -4,26 +4,29 @@
 //! the worker threads. A delivery holds a permit from the read until its settlement is stored; one that waits behind
 //! another of its lane gives the permit up.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval_at, sleep};
+use tokio::time::{Instant, sleep};
 
 use super::backoff::Backoff;
 use super::observe::{Outcome, Tally};
 use super::{Shared, Stopped};
-use crate::bus::{self, Delivery, DeliveryId, Fetched, Settled, Subscription};
+use crate::bus::{self, Delivery, DeliveryId, Fetched, Settled, Slice, Subscription};
 use crate::config::{HandlerConfig, PayloadForm};
-use crate::dispatch::{Lane, Lanes};
-use crate::event::{Event, Message, Settlement};
+use crate::dispatch::{Lanes, Order};
+use crate::event::{Event, Lane, Message, Settlement};
 use crate::sandbox::{Finished, Handler, Job};
 
 mod admitting;
 mod calling;
+mod gate;
+#[cfg(test)]
+mod gated;
 #[cfg(test)]
 mod running;
 #[cfg(test)]
@@ -31,6 +34,8 @@ mod scripted;
 mod settling;
 #[cfg(test)]
 mod tests;
+
+pub(super) use gate::Gate;
 
 /// Events handed to the worker threads together at most: a hand-off costs more than a call, but the other workers must
 /// get their share of one read.
@@ -42,6 +47,9 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// How often a lease is renewed while it runs: two renewals may fail before it is over.
 const RENEWALS_PER_LEASE: u32 = 3;
 
+/// How soon the bus is told, with a renewal, that a handler's state has changed.
+const TOLD_WITHIN: Duration = Duration::from_millis(200);
+
 /// A handler's loop and all its state.
 pub(super) struct Consumer {
     settings: HandlerConfig,
@@ -50,14 +58,17 @@ pub(super) struct Consumer {
     shared: Arc<Shared>,
     stop: mpsc::Sender<Stopped>,
     busy: Arc<AtomicBool>,
+    gate: Gate,
     done: mpsc::UnboundedSender<Vec<Finished<Ticket>>>,
     finished: mpsc::UnboundedReceiver<Vec<Finished<Ticket>>>,
 
     /// Deliveries that hold a permit.
     in_hand: usize,
     lanes: Lanes<Job<Ticket>>,
-    /// Counts the turns of an exclusive group: lanes know nothing of deliveries of an earlier turn.
+    /// Counts up with every slice that comes or goes: lanes know nothing of deliveries of an earlier turn.
     turn: u64,
+    /// Which turn of each slice it is.
+    turns: HashMap<Slice, u64>,
     /// Left behind by hosts that died: these run one at a time.
     inherited: VecDeque<Job<Ticket>>,
     /// One of them is under way.
@@ -89,6 +100,20 @@ pub(super) struct Ticket {
     turn: u64,
     /// Its start was recorded on the bus, and the next one of its kind waits for it.
     recorded: bool,
+    /// What becomes of it tells whether an outage is over.
+    probe: bool,
+}
+
+impl Ticket {
+    /// The slice its lane lies in.
+    fn slice(&self) -> Option<Slice> {
+        let topic = &self.delivery.message.topic;
+        self.lane.map(|lane| Slice { topic: Arc::clone(topic), number: lane.slice() })
+    }
+
+    fn is_of(&self, slice: &Slice) -> bool {
+        self.delivery.message.topic == slice.topic && self.lane.is_some_and(|lane| lane.slice() == slice.number)
+    }
 }
 
 /// A ticket whose settlement is decided.
@@ -116,6 +141,7 @@ struct Meta {
     lane: Option<Lane>,
     turn: u64,
     recorded: bool,
+    probe: bool,
     message: Message,
     event: Option<Event>,
     outcome: Outcome,
@@ -129,8 +155,10 @@ impl Consumer {
         handler: Arc<Handler>,
         subscription: Arc<dyn Subscription>,
         shared: Arc<Shared>,
+        gate: Gate,
         stop: mpsc::Sender<Stopped>,
     ) -> Self {
+        gate.steering.show_module(handler.module().digest());
         let (done, finished) = mpsc::unbounded_channel();
         Self {
             settings: settings.clone(),
@@ -139,11 +167,13 @@ impl Consumer {
             shared,
             stop,
             busy: Arc::new(AtomicBool::new(true)),
+            gate,
             done,
             finished,
             in_hand: 0,
             lanes: Lanes::default(),
             turn: 0,
+            turns: HashMap::new(),
             inherited: VecDeque::new(),
             inheriting: false,
             again: Vec::new(),
@@ -166,25 +196,45 @@ impl Consumer {
     /// Runs until `drain` turns true and everything in hand is settled or given back.
     pub(super) async fn run(mut self, mut drain: watch::Receiver<bool>) -> Tally {
         let renewal = self.settings.group.lease / RENEWALS_PER_LEASE;
-        let mut renew_at = interval_at(Instant::now() + renewal, renewal);
-        renew_at.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // The first one soon: it tells the bus what runs here.
+        let mut renew_at = Box::pin(sleep(renewal.min(TOLD_WITHIN)));
+        let mut paused = self.gate.paused.clone();
         let mut fetch: Option<Step<Result<Fetched, bus::Error>>> = None;
+        let mut asked = 0;
         let mut flush: Option<Step<Flushed>> = None;
         let mut renew: Option<Step<Result<Vec<DeliveryId>, bus::Error>>> = None;
         let mut begin: Option<Step<Begun>> = None;
         let mut rest: Option<Step<()>> = None;
         let mut resend: Option<Step<()>> = None;
+        let mut pause_over: Option<Step<()>> = None;
+        let mut look = self.look_at_cap(true);
+        let mut looking = Backoff::new("count dead letters");
         // One for each kind of request: that the bus takes one says nothing of the others.
         let (mut reading, mut settling) = (Backoff::new("read"), Backoff::new("settle"));
         let (mut beginning, mut renewing) = (Backoff::new("record an attempt"), Backoff::new("renew"));
 
         loop {
-            if self.park() {
+            let (parked, turned, wanted) = (self.park(), self.turn_gate(), self.wanted());
+            if parked || turned || asked < wanted.min(1) {
                 // What is read changes. A read may be given up at any time.
                 fetch = None;
+                pause_over = None;
+            }
+            if pause_over.is_none() {
+                pause_over = self.pause_over();
+            }
+            if look.is_none() {
+                look = self.look_at_cap(false);
+            }
+            if self.show() {
+                let soon = Instant::now() + TOLD_WITHIN;
+                if renew_at.deadline() > soon {
+                    renew_at.as_mut().reset(soon);
+                }
             }
             if fetch.is_none() && !self.draining {
-                fetch = self.fetch(&reading);
+                fetch = self.fetch(wanted, &reading);
+                asked = wanted;
             }
             if flush.is_none() && !self.unsettled.is_empty() {
                 flush = Some(self.flush());
@@ -192,10 +242,10 @@ impl Consumer {
             if resend.is_none() && !self.stuck.is_empty() {
                 resend = Some(Box::pin(sleep(settling.pause())));
             }
-            if begin.is_none() && !self.inheriting {
+            if begin.is_none() && !self.inheriting && self.can_call() {
                 begin = self.begin(&beginning);
             }
-            if rest.is_none() && !self.again.is_empty() {
+            if rest.is_none() && !self.again.is_empty() && self.can_call() {
                 rest = Some(Box::pin(sleep(AGAIN)));
             }
             self.busy.store(self.is_busy(), Ordering::Release);
@@ -228,11 +278,20 @@ impl Consumer {
                     Ok(lost) => { renewing.over(&self.tally.handler); self.lost.extend(lost); }
                     Err(error) => renewing.more(&self.tally.handler, &error),
                 },
-                _ = renew_at.tick(), if renew.is_none() => {
+                () = renew_at.as_mut(), if renew.is_none() => {
+                    renew_at.as_mut().reset(Instant::now() + renewal);
+                    if look.is_none() {
+                        look = self.look_at_cap(true);
+                    }
                     let subscription = Arc::clone(&self.subscription);
+                    subscription.report(self.report());
                     renew = Some(Box::pin(async move { subscription.renew().await }));
                 }
                 () = ready(&mut rest) => self.offer_again(),
+                () = ready(&mut pause_over) => {}
+                found = ready(&mut look) => self.looked_at_cap(found, &mut looking),
+                // Without anybody to resume it, it stays as it is.
+                Ok(()) = paused.changed() => {}
                 changed = drain.changed(), if !self.draining => {
                     // A host that is gone without a word drains too.
                     if changed.is_err() || *drain.borrow() {
@@ -261,18 +320,27 @@ impl Consumer {
         self.in_hand > 0 || self.lanes.held_back() > 0
     }
 
-    /// The next read, unless enough is in hand. Reading waits until a quarter of the permits is free: under load the
-    /// batches stay large, and without load nothing is ever waited for.
-    fn fetch(&self, trouble: &Backoff) -> Option<Step<Result<Fetched, bus::Error>>> {
+    /// How many deliveries there is room for. None until a quarter of the permits is free: under load the batches stay
+    /// large, and without load nothing is ever waited for.
+    fn wanted(&self) -> usize {
         let free = self.settings.in_flight.saturating_sub(self.in_hand);
-        if free < self.settings.in_flight.div_ceil(4) {
+        if free < self.settings.in_flight.div_ceil(4) { 0 } else { free }
+    }
+
+    /// The next read, unless enough is in hand. A group with order is read for the other hosts too, even without room
+    /// here.
+    fn fetch(&mut self, wanted: usize, trouble: &Backoff) -> Option<Step<Result<Fetched, bus::Error>>> {
+        if self.gate.flow != gate::Flow::All {
+            return self.fetch_little(trouble);
+        }
+        if wanted == 0 && self.settings.order == Order::None {
             return None;
         }
         let (subscription, wait, pause) = (Arc::clone(&self.subscription), self.shared.poll, trouble.pause());
         let parked = self.parked;
         Some(Box::pin(async move {
             rest_for(pause).await;
-            if parked { subscription.fetch_due(free, wait).await } else { subscription.fetch(free, wait).await }
+            if parked { subscription.fetch_due(wanted, wait).await } else { subscription.fetch(wanted, wait).await }
         }))
     }
 

@@ -89,6 +89,9 @@ impl Services for HandlerServices {
                 "this event has passed through {MAX_HOPS} handlers: do handlers publish to each other's topics?"
             )));
         }
+        if draft.kind.is_empty() {
+            return Err(DraftError::Invalid("an event without a type is read by nobody: give it one".to_owned()));
+        }
         if let Some((name, _)) = draft.headers.iter().find(|(name, _)| self.profile.is_reserved(name)) {
             return Err(DraftError::Invalid(format!("header {name:?} belongs to the wire; choose another name")));
         }

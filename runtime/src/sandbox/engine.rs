@@ -160,7 +160,8 @@ impl Sandbox {
             return Err(Error::FirstMemory { name: spec.name, limit, first });
         }
         let secret = self.secret.clone();
-        Ok(Arc::new(Handler { handling: Arc::new(Handling { module: module.clone(), spec, services, secret }) }))
+        let handling = Arc::new(Handling { module: module.clone(), spec, services, secret });
+        Ok(Arc::new(Handler { handling, shut: Arc::default() }))
     }
 
     /// Calls a handler with one event, on this thread, until it is done or its time is over.

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
@@ -38,6 +39,7 @@ pub(super) enum Contract {
 #[derive(Clone)]
 pub struct Handler {
     pub(super) handling: Arc<Handling>,
+    pub(super) shut: Arc<AtomicBool>,
 }
 
 pub(super) struct Handling {
@@ -291,6 +293,15 @@ impl std::fmt::Debug for Module {
 // === impl Handler ===
 
 impl Handler {
+    /// While it is shut, jobs that wait for a worker come back as not called; calls that have started end as ever.
+    pub fn shut(&self, shut: bool) {
+        self.shut.store(shut, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Relaxed)
+    }
+
     /// What it may do and how far it may go.
     #[must_use]
     pub fn spec(&self) -> &Spec {

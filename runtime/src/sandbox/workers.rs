@@ -38,7 +38,7 @@ struct Shared<T: Send + 'static> {
     closed: AtomicBool,
 }
 
-const CLOSED: &str = "the host is shutting down";
+const CLOSED: &str = "the host is shutting down, or nothing of this handler is to be called now";
 
 // === impl Workers ===
 
@@ -159,7 +159,7 @@ impl<T: Send + 'static> Shared<T> {
             // One reference for the batch: those who share a handler would slow each other down counting.
             let handler = Arc::clone(&part.handler);
             seat.sit(part, Instant::now());
-            while let Some(job) = seat.begin(self.closed.load(Ordering::Relaxed)) {
+            while let Some(job) = seat.begin(self.closed.load(Ordering::Relaxed) || handler.is_shut()) {
                 let about = (job.attempt, job.replayed);
                 let waiting = Arc::clone(seat) as Arc<dyn super::host::Waiting>;
                 let (event, ran) = super::call::run(&self.sandbox, &handler.handling, job.event, about, Some(waiting));

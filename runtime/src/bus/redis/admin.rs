@@ -4,10 +4,10 @@ use redis::{Pipeline, Value};
 
 use super::super::{DeadLetter, Error, GroupStatus, Requeue};
 use super::errors::Code;
-use super::keys::Keys;
+use super::keys::{Keys, is_virtual};
 use super::record::{OURS, PLAIN_FIELDS_MAX, Record, dead_letter};
 use super::{FOREIGN_IDLE, GIVEN_BACK, Shared, errors, millis, parse, position_parts, scripts};
-use crate::event::{Position, Topic, Versioned};
+use crate::event::{Position, SLICES, Topic, Versioned};
 
 /// Entries counted in one call, where the server cannot tell the lag itself.
 const COUNT_PAGE: u64 = 1_000;
@@ -55,14 +55,24 @@ impl Shared {
         }
         let mut commands = Pipeline::new();
         commands.cmd("ZCARD").arg(&keys.due).cmd("XLEN").arg(&keys.dead).cmd("GET").arg(&keys.lost);
-        let mut counts = Vec::with_capacity(3);
+        // With order each slice has its own.
+        for slice in 0..SLICES {
+            commands.cmd("ZCARD").arg(keys.due_of(slice));
+        }
+        let oldest_dead_letter = self.first_dead_letter(&keys).await?;
+        let mut counts = Vec::with_capacity(commands.len());
         for answer in self.link.send(commands).await? {
             counts.push(parse::count(&answer.map_err(|error| errors::answered(self.link.target(), &error))?));
         }
-        let [retrying, dead_letters, lost] =
-            <[u64; 3]>::try_from(counts).map_err(|_| errors::unexpected("a pipeline"))?;
-        let stores = GroupStatus { retrying, dead_letters, lost, ..GroupStatus::default() };
-        let Some(info) = self.info(&keys, group).await? else { return Ok(stores) };
+        let [in_store, dead_letters, lost, in_slices @ ..] = counts.as_slice() else {
+            return Err(errors::unexpected("a pipeline"));
+        };
+        let (retrying, dead_letters, lost) = (in_store + in_slices.iter().sum::<u64>(), *dead_letters, *lost);
+        let stores = GroupStatus { retrying, dead_letters, lost, oldest_dead_letter, ..GroupStatus::default() };
+        let Some(mut info) = self.info(&keys, group).await? else { return Ok(stores) };
+        if self.was_restarted(&keys).await? {
+            info.read = None;
+        }
         let extent = self.extent(&keys).await?;
         let lag = match (extent.unread(&info), info.lag) {
             (Some(unread), _) => Some(unread),
@@ -72,7 +82,23 @@ impl Shared {
         };
         let lost = stores.lost + extent.unread_and_gone(&info);
         let consumers = self.consumers(&keys, group).await?.alive;
-        Ok(GroupStatus { exists: true, lag, pending: info.pending, lost, consumers, ..stores })
+        let oldest = self.oldest(&keys, group, &info.delivered).await?;
+        let reports = self.reports(&keys, &consumers).await?;
+        let pending = info.pending;
+        let held_up_by = self.holder(&keys, &extent.last).await?;
+        Ok(GroupStatus { exists: true, lag, pending, lost, oldest, held_up_by, consumers, reports, ..stores })
+    }
+
+    /// Whether the server runs since after the group was last renewed: then its count of what was read is too low, as
+    /// `renew.lua` says.
+    async fn was_restarted(&self, keys: &Keys) -> Result<bool, Error> {
+        let mut commands = Pipeline::new();
+        commands.cmd("INFO").arg("server").cmd("GET").arg(&keys.mark);
+        // Who may not ask does not know.
+        let mut words = self.link.send(commands).await?.into_iter().map(|answer| answer.ok().and_then(parse::text));
+        let (Some(Some(info)), Some(Some(mark))) = (words.next(), words.next()) else { return Ok(false) };
+        let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+        Ok(run.is_some_and(|run| mark.split(' ').nth(2) != Some(run.trim())))
     }
 
     async fn info(&self, keys: &Keys, group: &str) -> Result<Option<Info>, Error> {
@@ -147,7 +173,7 @@ impl Shared {
             let Some(name) = parse::named(&pairs, "name").cloned().and_then(parse::text) else {
                 return Err(errors::unexpected("XINFO CONSUMERS"));
             };
-            if name == GIVEN_BACK {
+            if name == GIVEN_BACK || is_virtual(&name) {
                 continue;
             }
             let idle = parse::named(&pairs, "idle").map_or(0, parse::count);
@@ -165,7 +191,7 @@ impl Shared {
     }
 
     /// `XINFO` on a stream; what is not there has nothing.
-    async fn xinfo(&self, what: &str, keys: &Keys, group: Option<&str>) -> Result<Vec<Value>, Error> {
+    pub(super) async fn xinfo(&self, what: &str, keys: &Keys, group: Option<&str>) -> Result<Vec<Value>, Error> {
         let mut info = redis::cmd("XINFO");
         info.arg(what).arg(&keys.stream);
         if let Some(group) = group {

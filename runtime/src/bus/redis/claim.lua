@@ -1,29 +1,20 @@
 -- Takes over what other consumers have left pending for longer than a lease. XAUTOCLAIM would not do: it drops what
 -- was trimmed from the stream out of anybody's hand, however short it has been there.
--- KEYS: stream attempts lost reader
--- ARGV: group consumer idle_ms cursor count exclusive given_back
+-- KEYS: stream attempts lost
+-- ARGV: group consumer idle_ms cursor count given_back
 -- Returns the next cursor, ids that were trimmed, then for each entry: id, fields, attempts, 1 if it was given back.
 local stream, group, consumer = KEYS[1], ARGV[1], ARGV[2]
-local all = ARGV[6] == '1'
-if all and redis.call('GET', KEYS[4]) ~= consumer then
-  return {'standby', {}}
-end
-local found
-if tonumber(ARGV[3]) > 0 then
-  found = redis.call('XPENDING', stream, group, 'IDLE', ARGV[3], ARGV[4], '+', ARGV[5])
-else
-  found = redis.call('XPENDING', stream, group, ARGV[4], '+', ARGV[5])
-end
+local found = redis.call('XPENDING', stream, group, 'IDLE', ARGV[3], ARGV[4], '+', ARGV[5])
 local claimed, lost = {}, {}
 local cursor = '-'
 for _, entry in ipairs(found) do
   local id = entry[1]
   cursor = '(' .. id
-  if entry[2] ~= consumer or all then
+  if entry[2] ~= consumer then
     local stored = redis.call('XRANGE', stream, id, id)[1]
     if stored then
       redis.call('XCLAIM', stream, group, consumer, ARGV[3], id, 'JUSTID')
-      claimed[#claimed + 1] = {id, stored[2], redis.call('HGET', KEYS[2], id) or '', entry[2] == ARGV[7] and 1 or 0}
+      claimed[#claimed + 1] = {id, stored[2], redis.call('HGET', KEYS[2], id) or '', entry[2] == ARGV[6] and 1 or 0}
     else
       redis.call('XACK', stream, group, id)
       redis.call('HDEL', KEYS[2], id)

@@ -189,3 +189,17 @@ fn is_refused_login(error: &ServerError) -> bool {
 fn hide(target: &Target, text: String) -> String {
     target.secrets.iter().fold(text, |text, secret| text.replace(secret.as_str(), "***"))
 }
+
+/// The same trouble for each delivery of a batch.
+pub(super) fn copy(error: &Error) -> Error {
+    match error {
+        Error::Unreachable { url, reason } => Error::Unreachable { url: url.clone(), reason: reason.clone() },
+        Error::Unavailable { url, reason } => Error::Unavailable { url: url.clone(), reason: reason.clone() },
+        Error::NotDurable { url, wanted, reached } => {
+            Error::NotDurable { url: url.clone(), wanted: *wanted, reached: reached.clone() }
+        }
+        Error::Credentials { url, reason } => Error::Credentials { url: url.clone(), reason: reason.clone() },
+        Error::Settings(text) => Error::Settings(text.clone()),
+        other => Error::Unexpected(other.to_string()),
+    }
+}

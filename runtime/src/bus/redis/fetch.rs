@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use super::super::{Delivery, Error, Fetched, Origin};
 use super::flight::{Blocking, Flight};
 use super::lanes::Lane;
-use super::member::{Member, millis};
+use super::member::{Held, Member, millis};
+use super::ordered::Ordered;
 use super::{errors, parse};
 
 /// How long one read blocks, and so how late a retry that another host has put in the store can be noticed.
@@ -45,8 +46,8 @@ pub(super) struct Reading {
     pub(super) adopt_at: Instant,
     /// Until then a read that broke may still take entries on the server.
     pub(super) suspect_until: Instant,
-    /// Exclusive groups: whether it is this consumer's turn.
-    pub(super) active: bool,
+    /// Groups with order.
+    pub(super) ordered: Ordered,
     pub(super) rotation: usize,
     pub(super) connection: Option<Blocking>,
     /// A read under way. It outlives the call that started it, so that a caller who gives up loses nothing.
@@ -70,7 +71,7 @@ impl Reading {
             next_sweep: now + lease,
             adopt_at: now + lease,
             suspect_until: now,
-            active: false,
+            ordered: Ordered::new(topics),
             rotation: 0,
             connection: None,
             flight: None,
@@ -96,21 +97,31 @@ impl Member {
     pub(super) async fn fetch_some(&self, max: usize, wait: Duration, want: Want) -> Result<Fetched, Error> {
         let deadline = Instant::now() + wait.max(LEAST_WAIT);
         let mut reading = self.reading.lock().await;
-        let found = self.look(&mut reading, max, deadline, want).await;
+        let found = if self.group.order.is_some() {
+            self.look_in_order(&mut reading, max, deadline, want).await
+        } else {
+            self.look_around(&mut reading, max, deadline, want).await
+        };
         if found.as_ref().is_err_and(Error::is_transient) {
             reading.outage = true;
         }
         found
     }
 
-    async fn look(&self, reading: &mut Reading, max: usize, deadline: Instant, want: Want) -> Result<Fetched, Error> {
+    async fn look_around(
+        &self,
+        reading: &mut Reading,
+        max: usize,
+        deadline: Instant,
+        want: Want,
+    ) -> Result<Fetched, Error> {
         loop {
             if self.closed.load(Ordering::Acquire) {
                 return Ok(Fetched::Deliveries(Vec::new()));
             }
             self.recover(reading).await?;
-            if self.group.exclusive && !reading.active {
-                return self.await_turn(reading, deadline).await;
+            if max == 0 {
+                self.ground(reading).await;
             }
             self.housekeep(reading, max, want).await?;
             let ready = self.hand_out(max, want);
@@ -120,16 +131,7 @@ impl Member {
             if max == 0 {
                 self.pause(deadline).await;
             } else if want == Want::Due {
-                if self.group.exclusive && !self.has_turn().await? {
-                    self.end_turn(reading);
-                    return Ok(Fetched::StandBy);
-                }
                 self.pause(self.look_again(reading, deadline)).await;
-            } else if self.group.exclusive {
-                if !self.read_in_turn(reading, max, deadline).await? {
-                    self.end_turn(reading);
-                    return Ok(Fetched::StandBy);
-                }
             } else {
                 self.read_new(reading, max, deadline).await?;
             }
@@ -137,7 +139,7 @@ impl Member {
     }
 
     /// After an outage, and after the group has gone: renew first, then make the group again.
-    async fn recover(&self, reading: &mut Reading) -> Result<(), Error> {
+    pub(super) async fn recover(&self, reading: &mut Reading) -> Result<(), Error> {
         if reading.outage || reading.epoch != self.shared.link.epoch() {
             reading.suspect();
             let lost = self.renew_all().await?;
@@ -146,23 +148,23 @@ impl Member {
             reading.epoch = self.shared.link.epoch();
             reading.outage = false;
             self.leave_former(reading);
+            if self.group.order.is_some() {
+                reading.ordered.rewind();
+                self.backlog().new.clear();
+            }
         }
         if self.gone.load(Ordering::Acquire) {
+            // Of the topics whose group is still there, what was in hand is found again.
+            reading.adopt_at = Instant::now();
             self.regroup().await?;
             self.gone.store(false, Ordering::Release);
         }
         Ok(())
     }
 
-    fn hand_out(&self, max: usize, want: Want) -> Vec<Delivery> {
+    pub(super) fn hand_out(&self, max: usize, want: Want) -> Vec<Delivery> {
         let mut backlog = self.backlog();
-        backlog.dropped.extend(self.hand.take_dropped().into_iter().map(|mut held| {
-            // What came from a host that died stays suspected of having killed it.
-            if held.origin != Origin::Inherited {
-                held.origin = Origin::Dropped;
-            }
-            held
-        }));
+        backlog.dropped.extend(self.hand.take_dropped().into_iter().map(Held::dropped));
         let mut ready = Vec::with_capacity(max.min(backlog.len()));
         while ready.len() < max {
             match backlog.pop(want) {
@@ -183,6 +185,7 @@ impl Member {
         tokio::select! {
             () = tokio::time::sleep_until(until) => {}
             () = self.closing.notified() => {}
+            () = self.sooner.notified() => {}
         }
     }
 
@@ -219,50 +222,6 @@ impl Member {
             Some(Err(error)) => {
                 reading.connection = None;
                 reading.suspect();
-                Err(error)
-            }
-        }
-    }
-
-    /// Exclusive groups: reads by a script that checks the turn, and waits by a read that takes nothing. Returns
-    /// false if it is no longer this consumer's turn.
-    async fn read_in_turn(&self, reading: &mut Reading, max: usize, deadline: Instant) -> Result<bool, Error> {
-        let some = self.topics.len().min(max);
-        let topics = self.next_topics(reading, some);
-        // Should the caller give up while the script runs, what it read is found before anything newer.
-        let adopt_at = std::mem::replace(&mut reading.adopt_at, Instant::now());
-        let found = self.read_once(&topics, max / some).await;
-        reading.adopt_at = adopt_at;
-        let last = match found.inspect_err(|_| reading.suspect())? {
-            InTurn::Read(found) => {
-                self.take_new(found)?;
-                return Ok(true);
-            }
-            InTurn::StandBy => return Ok(false),
-            InTurn::Gone => {
-                self.gone.store(true, Ordering::Release);
-                return Ok(true);
-            }
-            InTurn::Empty(last) => last,
-        };
-        if reading.flight.is_none() {
-            let block = if some < self.topics.len() { PART_TICK } else { TICK };
-            let mut wake = redis::cmd("XREAD");
-            wake.arg("COUNT").arg(1).arg("BLOCK").arg(millis(block)).arg("STREAMS");
-            for index in &topics {
-                wake.arg(&self.topics[*index].stream);
-            }
-            wake.arg(last);
-            self.take_off(reading, wake, block).await?;
-        }
-        match self.land(reading, deadline).await {
-            None | Some(Ok(Ok(_))) => Ok(true),
-            Some(Ok(Err(error))) => {
-                reading.connection = None;
-                Err(self.refused(&error).await)
-            }
-            Some(Err(error)) => {
-                reading.connection = None;
                 Err(error)
             }
         }
@@ -307,16 +266,4 @@ impl Member {
         }
         errors::answered(self.shared.link.target(), error)
     }
-}
-
-/// What a read by script found.
-pub(super) enum InTurn {
-    /// Entries.
-    Read(Value),
-    /// Nothing; the last id of each stream.
-    Empty(Vec<String>),
-    /// It is another's turn.
-    StandBy,
-    /// The group is gone.
-    Gone,
 }

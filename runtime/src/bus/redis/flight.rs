@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::Cmd;
 use tokio::time::Instant;
 
@@ -50,6 +51,7 @@ impl Member {
             answer = flight => Some(answer),
             () = self.hand.returned() => None,
             () = self.closing.notified() => None,
+            () = self.sooner.notified() => None,
             () = tokio::time::sleep_until(until) => None,
         };
         if landed.is_some() {
@@ -90,17 +92,45 @@ impl Member {
     /// Ends a read under way, so that nothing is taken after this consumer has left.
     pub(super) async fn stop_reading(&self) {
         let mut reading = self.reading.lock().await;
-        let lanes = reading.lanes.iter_mut().map(|lane| (lane.blocking.take(), lane.flight.take()));
-        let mut under_way: Vec<_> = lanes.collect();
-        under_way.push((reading.connection.take(), reading.flight.take()));
-        for (blocking, flight) in under_way {
-            let (Some(blocking), Some(flight)) = (blocking, flight) else { continue };
-            let mut unblock = redis::cmd("CLIENT");
-            unblock.arg("UNBLOCK").arg(blocking.id);
-            let (_, landed) = tokio::join!(self.shared.link.one_at(blocking.own.at.as_ref(), unblock), flight);
-            if let (Ok(Ok(found)), false) = (landed, self.group.exclusive) {
-                let _ = self.take_new(found);
-            }
+        self.ground(&mut reading).await;
+        reading.connection = None;
+        reading.lanes.iter_mut().for_each(|lane| lane.blocking = None);
+    }
+
+    /// Ends reads under way. What they have taken is put in line.
+    pub(super) async fn ground(&self, reading: &mut Reading) {
+        if !reading.is_reading() {
+            return;
         }
+        // Should the caller give up meanwhile, what was read is looked for.
+        let adopt_at = std::mem::replace(&mut reading.adopt_at, Instant::now());
+        let mut ended = self.end_read(&mut reading.connection, &mut reading.flight).await;
+        let lanes = join_all(reading.lanes.iter_mut().map(|lane| self.end_lane(lane))).await;
+        ended &= lanes.into_iter().all(|ended| ended);
+        // What it took is looked for.
+        if ended { reading.adopt_at = adopt_at } else { reading.suspect() }
+    }
+
+    /// True unless it may have taken something that has not arrived.
+    pub(super) async fn end_read(&self, connection: &mut Option<Blocking>, flight: &mut Option<Flight>) -> bool {
+        let (Some(blocking), Some(flight)) = (connection.clone(), flight.take()) else { return true };
+        let mut unblock = redis::cmd("CLIENT");
+        unblock.arg("UNBLOCK").arg(blocking.id);
+        let (_, landed) = tokio::join!(self.shared.link.one_at(blocking.own.at.as_ref(), unblock), flight);
+        let refused = match landed {
+            Ok(Ok(found)) => {
+                if self.group.order.is_none() {
+                    let _ = self.take_new(found);
+                }
+                return true;
+            }
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        *connection = None;
+        if let Some(cluster) = self.shared.link.cluster() {
+            refused.map_or_else(|| cluster.doubt(), |error| drop(cluster.heed(&error)));
+        }
+        false
     }
 }

@@ -9,11 +9,13 @@ use tokio::time::Instant;
 
 use super::super::{Error, Origin};
 use super::fetch::{Reading, TICK, Want};
+use super::keys::Keys;
 use super::link::Answer;
 use super::member::{GIVEN_BACK, Held, Member, millis};
 use super::record::Record;
+use super::slices::Share;
 use super::{errors, parse, scripts};
-use crate::event::Position;
+use crate::event::{Position, SLICES};
 
 /// Entries looked at in one call of the claiming script: bounds how long it holds the server up.
 const CLAIMS: usize = 100;
@@ -31,6 +33,7 @@ enum Asked {
     Take(usize, u64),
     Claim(usize),
     Sweep,
+    Unite,
 }
 
 // === impl Member ===
@@ -39,7 +42,8 @@ impl Member {
     pub(super) async fn housekeep(&self, reading: &mut Reading, max: usize, want: Want) -> Result<(), Error> {
         let now = Instant::now();
         // While a read is under way, what it has taken is pending and not in hand: not to be adopted.
-        if now >= reading.adopt_at && !reading.is_reading() {
+        // With order nothing is ever pending under this name.
+        if now >= reading.adopt_at && !reading.is_reading() && self.group.order.is_none() {
             self.adopt().await?;
             let now = Instant::now();
             reading.adopt_at = if now < reading.suspect_until { reading.suspect_until } else { now + self.group.lease };
@@ -54,12 +58,12 @@ impl Member {
             *self.next_due() = None;
             for topic in 0..self.topics.len() {
                 let token = self.held_token();
-                commands.add_command(self.take_due(topic, token, room));
+                commands.add_command(self.take_due(&reading.ordered.shares[topic], topic, token, room));
                 asked.push(Asked::Take(topic, token));
             }
         }
         if want == Want::All
-            && !self.group.exclusive
+            && self.group.order.is_none()
             && now >= reading.next_claim
             && now >= reading.claim_from
             && room > 0
@@ -75,10 +79,14 @@ impl Member {
             reading.next_sweep = now + self.group.lease;
             let silent = (self.group.lease * SILENT_LEASES).max(SILENT_MIN);
             for keys in &self.topics {
-                let mut sweep = scripts::SWEEP.call(&[&keys.stream, &keys.hosts]);
+                let mut sweep = scripts::SWEEP.call(&[&keys.stream, &keys.hosts, &keys.reports]);
                 sweep.arg(&self.group.name).arg(millis(silent));
                 commands.add_command(sweep);
                 asked.push(Asked::Sweep);
+                if self.group.order.is_none() {
+                    commands.add_command(unite(keys));
+                    asked.push(Asked::Unite);
+                }
             }
         }
         if commands.is_empty() {
@@ -92,7 +100,10 @@ impl Member {
         let mut trouble = None;
         for (asked, answer) in asked.into_iter().zip(answers) {
             match asked {
-                Asked::Take(topic, token) => trouble = self.taken(topic, token, room, answer).err().or(trouble),
+                Asked::Take(topic, token) => {
+                    let share = &reading.ordered.shares[topic];
+                    trouble = self.taken(share, topic, token, room, answer).err().or(trouble);
+                }
                 Asked::Claim(topic) => match self.claimed(topic, answer) {
                     Ok(claimed) => {
                         let (cursor, _) = claimed.unwrap_or_else(|| ("-".to_owned(), 0));
@@ -104,19 +115,27 @@ impl Member {
                     Err(error) => trouble = Some(error),
                 },
                 Asked::Sweep => self.swept(answer),
+                // Nothing depends on it, and it is tried again.
+                Asked::Unite => {}
             }
         }
         trouble.map_or(Ok(()), Err)
     }
 
-    fn take_due(&self, topic: usize, token: u64, count: usize) -> Cmd {
+    fn take_due(&self, share: &Share, topic: usize, token: u64, count: usize) -> Cmd {
         let keys = &self.topics[topic];
-        let mut take = scripts::TAKE.call(&[&keys.retry, &keys.due, &keys.attempts, self.reader(topic)]);
-        take.arg(&self.consumer).arg(self.token(token)).arg(millis(self.group.lease)).arg(count).arg(self.exclusive());
+        let named = [&*keys.retry, &keys.due, &keys.attempts, &keys.slices];
+        let is_ordered = self.group.order.is_some();
+        let mut take = if is_ordered { scripts::TAKE_OWNED.call(&named) } else { scripts::TAKE.call(&named[..3]) };
+        take.arg(&self.consumer).arg(self.token(token)).arg(millis(self.group.lease)).arg(count);
+        if is_ordered {
+            take.arg(share.version());
+            take.arg(share.taking().collect::<Vec<u16>>());
+        }
         take
     }
 
-    fn taken(&self, topic: usize, token: u64, room: usize, answer: Answer) -> Result<(), Error> {
+    fn taken(&self, share: &Share, topic: usize, token: u64, room: usize, answer: Answer) -> Result<(), Error> {
         let answer = answer.map_err(|error| errors::answered(self.shared.link.target(), &error))?;
         let mut answer = parse::array(answer, "take")?.into_iter();
         let next = answer.next().as_ref().and_then(parse::int).unwrap_or(-1);
@@ -128,7 +147,10 @@ impl Member {
         }
         let mut taken = Vec::with_capacity(answer.len());
         for entry in answer {
-            let Ok([id, record, owner, attempts]) = <[Value; 4]>::try_from(parse::array(entry, "a retry")?) else {
+            let mut entry = parse::array(entry, "a retry")?;
+            // With order its slice stands at the end.
+            let slice = if entry.len() == 5 { entry.pop() } else { None };
+            let Ok([id, record, owner, attempts]) = <[Value; 4]>::try_from(entry) else {
                 return Err(errors::unexpected("a retry"));
             };
             let (Some(id), Some(record), Some(owner)) = (parse::text(id), parse::bytes(record), parse::text(owner))
@@ -150,6 +172,8 @@ impl Member {
             let counted = parse::int(&attempts).and_then(|attempts| u32::try_from(attempts).ok());
             let attempts = record.attempts.max(counted.unwrap_or(0));
             let mut held = self.held(topic, record.message(&self.topics[topic].topic, id), origin);
+            let slice = slice.as_ref().and_then(parse::unsigned).and_then(|slice| u16::try_from(slice).ok());
+            held.place = slice.and_then(|slice| share.place(slice));
             held.token = own.unwrap_or(token);
             (held.attempts, held.stored, held.counted) = (attempts, true, counted.is_some());
             taken.push(held);
@@ -164,17 +188,16 @@ impl Member {
         self.hand.with(|hand| hand.values().any(is)) || self.backlog().iter().any(is)
     }
 
-    pub(super) fn claim(&self, topic: usize, idle: Duration, cursor: &str, count: usize) -> Cmd {
+    fn claim(&self, topic: usize, idle: Duration, cursor: &str, count: usize) -> Cmd {
         let keys = &self.topics[topic];
-        let mut claim = scripts::CLAIM.call(&[&keys.stream, &keys.attempts, &keys.lost, self.reader(topic)]);
-        claim.arg(&self.group.name).arg(&self.consumer).arg(millis(idle)).arg(cursor).arg(count);
-        claim.arg(self.exclusive()).arg(GIVEN_BACK);
+        let mut claim = scripts::CLAIM.call(&[&keys.stream, &keys.attempts, &keys.lost]);
+        claim.arg(&self.group.name).arg(&self.consumer).arg(millis(idle)).arg(cursor).arg(count).arg(GIVEN_BACK);
         claim
     }
 
     /// Puts what was claimed in line. Returns the next cursor and how many there were, or nothing if the group is
     /// gone.
-    pub(super) fn claimed(&self, topic: usize, answer: Answer) -> Result<Option<(String, usize)>, Error> {
+    fn claimed(&self, topic: usize, answer: Answer) -> Result<Option<(String, usize)>, Error> {
         let answer = match answer {
             Ok(answer) => answer,
             Err(error) if errors::code(&error) == errors::Code::NoGroup => {
@@ -293,7 +316,7 @@ impl Member {
         Ok(())
     }
 
-    fn say_lost(&self, topic: usize, ids: &[String]) {
+    pub(super) fn say_lost(&self, topic: usize, ids: &[String]) {
         if let (Some(first), Some(last)) = (ids.first(), ids.last()) {
             tracing::error!(
                 topic = %self.topics[topic].topic,
@@ -313,4 +336,11 @@ impl Member {
             tracing::info!(group = %self.group.name, consumers = removed.join(", "), "removed consumers that died");
         }
     }
+}
+
+/// Takes over what a group with order left in the retry store of a group that has none now.
+pub(super) fn unite(keys: &Keys) -> Cmd {
+    let mut unite = scripts::UNITE.call(&[&keys.due, &keys.slices, &keys.alive]);
+    unite.arg(SLICES);
+    unite
 }

@@ -4,6 +4,11 @@ use super::super::stream_name;
 use super::slots::tag;
 use crate::event::Topic;
 
+/// The consumer under whose name the reader of a group with order reads, whoever that is.
+pub(super) const READER: &str = "sandbar-reader";
+/// The consumer under whose name a slice's entries are pending, before its number.
+const SLICE: &str = "sandbar-slice-";
+
 /// The keys of one group on one topic.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
@@ -25,8 +30,20 @@ pub(super) struct Keys {
     pub(super) hosts: String,
     /// Counter: messages that were trimmed before the group had handled them.
     pub(super) lost: String,
-    /// String with a lease: the active consumer of an exclusive group.
+    /// Hash: what our consumers tell of themselves, by name. Of a group's first topic only.
+    pub(super) reports: String,
+    /// String with a lease: who reads for a group with order.
     pub(super) reader: String,
+    /// Hash: who has which slice, and what is to become of it.
+    pub(super) slices: String,
+    /// Sorted set: consumers that slices are divided among, to the time until which each is reckoned with.
+    pub(super) alive: String,
+    /// Hash: the last entry placed in each slice.
+    pub(super) placed: String,
+    /// Stream, a short one: something has changed for consumers other than the reader.
+    pub(super) wake: String,
+    /// String: written so that there is something to wait for.
+    pub(super) touch: String,
 }
 
 // === impl Keys ===
@@ -48,9 +65,38 @@ impl Keys {
             mark: key("mark"),
             hosts: key("hosts"),
             lost: key("lost"),
+            reports: key("reports"),
             reader: key("reader"),
+            slices: key("slices"),
+            alive: key("alive"),
+            placed: key("placed"),
+            wake: key("wake"),
+            touch: key("touch"),
             stream,
         }
+    }
+
+    /// The sorted set of one slice's retries, in a group with order. Scripts make the name themselves.
+    pub(super) fn due_of(&self, slice: u16) -> String {
+        format!("{}.{slice}", self.due)
+    }
+}
+
+/// The name under which the entries of a slice are pending.
+pub(super) fn slice_name(slice: u16) -> String {
+    format!("{SLICE}{slice}")
+}
+
+/// True of names that stand for nobody in particular.
+pub(super) fn is_virtual(consumer: &str) -> bool {
+    consumer == READER || consumer.strip_prefix(SLICE).is_some_and(|number| number.parse::<u16>().is_ok())
+}
+
+/// String with a lease: whose turn it is to trim a stream, of all that read it or publish to it.
+pub(super) fn trim(stream: &str) -> String {
+    match tag(stream.as_bytes()) {
+        None => format!("{{{stream}}}.trim"),
+        Some(tag) => format!("{{{}}}.trim.{stream}", String::from_utf8_lossy(tag)),
     }
 }
 
@@ -79,7 +125,9 @@ mod tests {
         for prefix in [None, Some("dev"), Some("{dev}")] {
             let keys = Keys::new(prefix, &"course-enrollment".into(), "g.1");
             let all = [&keys.retry, &keys.due, &keys.dead, &keys.attempts, &keys.mark, &keys.hosts, &keys.lost];
-            for key in all.into_iter().chain([&keys.reader]) {
+            let order = [&keys.reader, &keys.slices, &keys.alive, &keys.placed, &keys.wake, &keys.due_of(63)];
+            let others = [&keys.reports, &keys.touch, &trim(&keys.stream)];
+            for key in all.into_iter().chain(order).chain(others) {
                 assert_eq!(slot(key.as_bytes()), slot(keys.stream.as_bytes()), "{key}");
             }
         }

@@ -87,6 +87,7 @@ impl Member {
             landed = landed(&mut reading.lanes) => landed,
             () = self.hand.returned() => Vec::new(),
             () = self.closing.notified() => Vec::new(),
+            () = self.sooner.notified() => Vec::new(),
             () = tokio::time::sleep_until(until) => Vec::new(),
         };
         let mut trouble = None;
@@ -138,6 +139,18 @@ impl Member {
             shared.link.send_blocking(&mut blocking.own.connection, &read, block).await
         }));
         Ok(())
+    }
+
+    /// Ends the read under way on a lane; see [`Member::ground`].
+    pub(super) async fn end_lane(&self, lane: &mut Lane) -> bool {
+        if lane.flight.is_none() {
+            return true;
+        }
+        let ended = self.end_read(&mut lane.blocking, &mut lane.flight).await;
+        if lane.asked.take().is_some() {
+            lane.blocking = None;
+        }
+        ended
     }
 
     async fn land_lane(&self, reading: &mut Reading, index: usize, answer: Result<Answer, Error>) -> Result<(), Error> {

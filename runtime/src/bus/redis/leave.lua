@@ -1,12 +1,12 @@
 -- Gives back what one consumer has in hand on one topic, and removes the consumer if nothing is left to its name.
--- KEYS: stream retry due hosts reader
--- ARGV: group consumer exclusive given_back, then id token for each in hand
+-- KEYS: stream retry due hosts
+-- ARGV: group consumer given_back, then id token for each in hand
 local stream, retry, due, hosts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer = ARGV[1], ARGV[2]
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREM', hosts, '')
-for n = 5, #ARGV, 2 do
+for n = 4, #ARGV, 2 do
   local id = ARGV[n]
   if redis.call('HGET', retry, id .. ':owner') == ARGV[n + 1] then
     redis.call('HDEL', retry, id .. ':owner')
@@ -20,16 +20,13 @@ local left = redis.pcall('XPENDING', stream, group, cursor, '+', 100, consumer)
 while not left.err and #left > 0 do
   for _, entry in ipairs(left) do
     if #redis.call('XRANGE', stream, entry[1], entry[1]) > 0 then
-      redis.call('XCLAIM', stream, group, ARGV[4], 0, entry[1], 'TIME', 0, 'JUSTID')
+      redis.call('XCLAIM', stream, group, ARGV[3], 0, entry[1], 'TIME', 0, 'JUSTID')
     else
       kept = true
     end
     cursor = '(' .. entry[1]
   end
   left = redis.pcall('XPENDING', stream, group, cursor, '+', 100, consumer)
-end
-if ARGV[3] == '1' and redis.call('GET', KEYS[5]) == consumer then
-  redis.call('DEL', KEYS[5])
 end
 -- Long ago: whoever finds it with nothing pending removes it.
 redis.call('ZADD', hosts, 0, consumer)

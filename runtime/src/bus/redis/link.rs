@@ -152,6 +152,34 @@ impl Link {
         self.one(command).await?.map_err(|error| errors::answered(&self.target, &error))
     }
 
+    /// Connects if need be, and names the connection as [`Link::epoch`] does.
+    pub(super) async fn connected(&self) -> Result<u64, Error> {
+        self.connection().await.map(|(made, _)| made)
+    }
+
+    /// Sends commands of which the last may block for so long, on the connection of that name only; `None` if there is
+    /// another by now.
+    pub(super) async fn send_over(
+        &self,
+        made: u64,
+        commands: &Pipeline,
+        blocking: Duration,
+    ) -> Result<Option<Vec<Answer>>, Error> {
+        let (current, connection) = self.connection().await?;
+        if current != made {
+            return Ok(None);
+        }
+        self.send_within(made, connection, commands, blocking + self.target.socket_timeout).await.map(Some)
+    }
+
+    /// Gives the connection of that name up: the next caller gets another.
+    pub(super) async fn reset(&self, made: u64) {
+        let mut state = self.state.lock().await;
+        if state.connection.as_ref().is_some_and(|(current, _)| *current == made) {
+            state.connection = None;
+        }
+    }
+
     /// A connection of the caller's own, for reads of `key` that block. Not retried here.
     pub(super) async fn connect(&self, key: &str) -> Result<Own, Error> {
         match &self.cluster {
@@ -210,8 +238,18 @@ impl Link {
     }
 
     async fn send_once(&self, commands: &Pipeline) -> Result<Vec<Answer>, Error> {
-        let (made, mut connection) = self.connection().await?;
-        let outcome = tokio::time::timeout(self.target.socket_timeout, send_on(&mut connection, commands)).await;
+        let (made, connection) = self.connection().await?;
+        self.send_within(made, connection, commands, self.target.socket_timeout).await
+    }
+
+    async fn send_within(
+        &self,
+        made: u64,
+        mut connection: MultiplexedConnection,
+        commands: &Pipeline,
+        limit: Duration,
+    ) -> Result<Vec<Answer>, Error> {
+        let outcome = tokio::time::timeout(limit, send_on(&mut connection, commands)).await;
         let error = match outcome {
             Ok(Ok(answers)) if answers.len() == commands.len() => {
                 self.heed_demotion(made, &answers).await;

@@ -13,10 +13,13 @@ use tokio::time::Instant;
 use super::super::{
     Delivery, DeliveryId, Error, Fetched, Group, InHand, Origin, Settled, Subscription, unique_consumer,
 };
+use super::durable::Durable;
 use super::fetch::{Reading, Want};
+use super::hold::BEGINS;
 use super::keys::Keys;
+use super::slices::Place;
 use super::{Shared, errors, lanes, parse, scripts};
-use crate::event::{Message, Position, Settlement};
+use crate::event::{Message, Position, SLICES, Settlement};
 
 /// The consumer to whose name a leaving one moves what it has in hand. Nobody reads under it.
 pub(super) const GIVEN_BACK: &str = "sandbar-given-back";
@@ -24,6 +27,8 @@ pub(super) const GIVEN_BACK: &str = "sandbar-given-back";
 /// A consumer's membership of a group.
 pub(super) struct Member {
     pub(super) shared: Arc<Shared>,
+    /// Where settlements go if they are waited for.
+    pub(super) durable: Option<Durable>,
     pub(super) group: Group,
     pub(super) topics: Vec<Keys>,
     pub(super) consumer: String,
@@ -34,14 +39,22 @@ pub(super) struct Member {
     pub(super) reading: tokio::sync::Mutex<Reading>,
     /// When the retry store has to be looked at next, as far as is known here.
     next_due: Mutex<Option<Instant>>,
+    /// It is sooner than it was.
+    pub(super) sooner: Notify,
     /// Lost without anybody having been told.
     pub(super) lost: Mutex<Vec<DeliveryId>>,
+    /// What it tells of itself.
+    pub(super) report: Mutex<String>,
     /// A group was found missing.
     pub(super) gone: AtomicBool,
     /// The group was made anew once, so that the same entry may be read twice.
     pub(super) remade: AtomicBool,
     /// Each topic's last-delivered-id when it was last looked at.
     pub(super) delivered: Mutex<Vec<String>>,
+    /// When `fetch` was last at work.
+    pub(super) fetched: Mutex<Instant>,
+    /// Slices that others are to have wait until nothing of them is in hand.
+    pub(super) giving: AtomicBool,
     pub(super) closing: Notify,
     pub(super) closed: AtomicBool,
     tokens: AtomicU64,
@@ -61,10 +74,14 @@ pub(super) struct Held {
     pub(super) stored: bool,
     /// Attempts of it are recorded on the bus.
     pub(super) counted: bool,
+    /// Its slice, in a group with order.
+    pub(super) place: Option<Place>,
     /// Being settled: what becomes of it is said there.
     pub(super) settling: bool,
     /// On a cluster: what its settlement publishes to other slots is there already.
     pub(super) appended: bool,
+    /// Settled over the connection of this name, and not known to be safe yet.
+    pub(super) done: Option<u64>,
 }
 
 /// In the order in which it is handed out.
@@ -81,10 +98,11 @@ pub(super) struct Backlog {
 impl Member {
     pub(super) fn new(shared: Arc<Shared>, group: &Group, topics: Vec<Keys>) -> Self {
         let delivered = vec![String::new(); topics.len()];
-        let is_spread = shared.link.cluster().is_some() && !group.exclusive;
+        let is_spread = shared.link.cluster().is_some() && group.order.is_none();
         let lanes = if is_spread { lanes::of(&topics) } else { Vec::new() };
         let reading = Reading::new(shared.link.epoch(), topics.len(), group.lease, lanes);
         Self {
+            durable: shared.durable(),
             shared,
             group: group.clone(),
             topics,
@@ -93,10 +111,14 @@ impl Member {
             backlog: Mutex::default(),
             reading: tokio::sync::Mutex::new(reading),
             next_due: Mutex::default(),
+            sooner: Notify::new(),
             lost: Mutex::default(),
+            report: Mutex::default(),
             gone: AtomicBool::new(false),
             remade: AtomicBool::new(false),
             delivered: Mutex::new(delivered),
+            fetched: Mutex::new(Instant::now()),
+            giving: AtomicBool::new(false),
             closing: Notify::new(),
             closed: AtomicBool::new(false),
             tokens: AtomicU64::new(0),
@@ -110,8 +132,19 @@ impl Member {
 
     pub(super) fn held(&self, topic: usize, message: Message, origin: Origin) -> Held {
         let token = self.held_token();
-        let (attempts, stored, counted, settling, appended) = (0, false, false, false, false);
-        Held { topic, message, attempts, origin, token, stored, counted, settling, appended }
+        Held {
+            topic,
+            message,
+            attempts: 0,
+            origin,
+            token,
+            stored: false,
+            counted: false,
+            place: None,
+            settling: false,
+            appended: false,
+            done: None,
+        }
     }
 
     pub(super) fn token(&self, token: u64) -> String {
@@ -121,16 +154,6 @@ impl Member {
     /// The number in a token of this consumer's.
     pub(super) fn own_token(&self, token: &str) -> Option<u64> {
         token.strip_prefix(self.consumer.as_str())?.strip_prefix(':')?.parse().ok()
-    }
-
-    pub(super) fn exclusive(&self) -> &'static str {
-        if self.group.exclusive { "1" } else { "0" }
-    }
-
-    /// The key that says which consumer of an exclusive group is active. A group that is not has none, and scripts are
-    /// given one beside the topic's other keys.
-    pub(super) fn reader(&self, topic: usize) -> &str {
-        &self.topics[if self.group.exclusive { 0 } else { topic }].reader
     }
 
     /// How long a sign of life counts: two leases, since a lease is renewed three times.
@@ -149,7 +172,11 @@ impl Member {
     /// Looks at the retry store no later than at `due`.
     pub(super) fn due_by(&self, due: Instant) {
         let mut next = self.next_due();
-        *next = Some(next.map_or(due, |next| next.min(due)));
+        if next.is_none_or(|next| due < next) {
+            *next = Some(due);
+            // A read that waits was told when to look before.
+            self.sooner.notify_one();
+        }
     }
 
     /// Hands out.
@@ -181,6 +208,17 @@ impl Member {
         self.backlog().retain(|held| !again.contains(&(held.topic, &held.message.position)));
     }
 
+    /// Voids all hand-outs of what is pending; those from the retry store stay.
+    pub(super) fn void_pending(&self) {
+        let voided = self.hand.with(|hand| {
+            let voided: Vec<DeliveryId> = hand.iter().filter(|(_, held)| !held.stored).map(|(id, _)| *id).collect();
+            voided.iter().for_each(|id| drop(hand.remove(id)));
+            voided
+        });
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(voided);
+        self.backlog().retain(|held| held.stored);
+    }
+
     /// Everything in hand or about to be handed out, by topic.
     pub(super) fn everything(&self) -> Vec<Vec<(Option<DeliveryId>, Held)>> {
         let mut all: Vec<Vec<(Option<DeliveryId>, Held)>> = vec![Vec::new(); self.topics.len()];
@@ -204,19 +242,38 @@ impl Member {
         everything.into_iter().map(of).collect()
     }
 
+    fn leaving<'a>(&self, keys: &Keys, stored: impl Iterator<Item = &'a Held>) -> redis::Cmd {
+        let named =
+            [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.reader, &keys.slices, &keys.alive, &keys.wake];
+        let is_ordered = self.group.order.is_some();
+        let (script, named) =
+            if is_ordered { (&scripts::LEAVE_OWNED, &named[..]) } else { (&scripts::LEAVE, &named[..4]) };
+        let mut leave = script.call(named);
+        leave.arg(&self.group.name).arg(&self.consumer);
+        if is_ordered {
+            leave.arg(SLICES)
+        } else {
+            leave.arg(GIVEN_BACK)
+        };
+        for held in stored {
+            leave.arg(held.message.position.as_str());
+            if let Some(place) = held.place {
+                leave.arg(place.slice);
+            }
+            leave.arg(self.token(held.token));
+        }
+        leave
+    }
+
     async fn leave(&self) -> Result<(), Error> {
         self.stop_reading().await;
         // Rescues what was trimmed; what is lost is lost.
         let _ = self.renew_all().await;
         let mut commands = Pipeline::new();
-        for (topic, (keys, all)) in self.topics.iter().zip(self.everything()).enumerate() {
-            let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, self.reader(topic)];
-            let mut leave = scripts::LEAVE.call(&named);
-            leave.arg(&self.group.name).arg(&self.consumer).arg(self.exclusive()).arg(GIVEN_BACK);
-            for (_, held) in all.iter().filter(|(_, held)| held.stored) {
-                leave.arg(held.message.position.as_str()).arg(self.token(held.token));
-            }
-            commands.add_command(leave);
+        for (keys, all) in self.topics.iter().zip(self.everything()) {
+            let stored = all.iter().map(|(_, held)| held).filter(|held| held.stored);
+            commands.add_command(self.leaving(keys, stored));
+            commands.cmd("HDEL").arg(&keys.reports).arg(&self.consumer);
         }
         self.hand.with(HashMap::clear);
         *self.backlog() = Backlog::default();
@@ -224,6 +281,19 @@ impl Member {
             answer.map_err(|error| errors::answered(self.shared.link.target(), &error))?;
         }
         Ok(())
+    }
+}
+
+// === impl Held ===
+
+impl Held {
+    /// As it is handed out again after it was dropped. What came from a host that died stays suspected of having killed
+    /// it.
+    pub(super) fn dropped(mut self) -> Self {
+        if self.origin != Origin::Inherited {
+            self.origin = Origin::Dropped;
+        }
+        self
     }
 }
 
@@ -250,7 +320,7 @@ impl Subscription for Member {
             return Ok(false);
         };
         let attempts = delivery.attempts + 1;
-        let mut begin = self.held_call(&scripts::BEGIN, &held, &[]);
+        let mut begin = self.held_call(&BEGINS, &held, &[]);
         begin.arg(attempts);
         let answer = self.shared.link.value(begin).await?;
         match parse::int(&answer) {
@@ -271,8 +341,14 @@ impl Subscription for Member {
         }
     }
 
+    fn report(&self, text: String) {
+        *self.report.lock().unwrap_or_else(PoisonError::into_inner) = text;
+    }
+
     async fn renew(&self) -> Result<Vec<DeliveryId>, Error> {
-        self.renew_all().await
+        let lost = self.renew_all().await?;
+        self.shared.trim(&self.topics, &self.consumer, self.group.lease).await;
+        Ok(lost)
     }
 
     async fn close(&self) -> Result<(), Error> {

@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use super::super::{Error, Guarantees, Needs, stream_name};
+use super::super::{Durability, Error, Guarantees, Needs, stream_name};
 use super::slots::slot;
 use super::{Shared, keys};
 use crate::event::Topic;
@@ -10,7 +10,7 @@ use crate::event::Topic;
 /// What Redis Cluster promises.
 pub(super) const ON_A_CLUSTER: Guarantees = Guarantees {
     atomic_effects: false,
-    exclusive_groups: true,
+    ordered_groups: true,
     notes: &[
         "What a handler publishes to a topic in another slot is appended just before the acknowledgement, not with it: \
          if the host or a node ends in between, it is published again under the same id.",
@@ -51,7 +51,7 @@ impl Shared {
         )])
     }
 
-    /// Order rests on scripts that name all topics of the group.
+    /// A consumer with order waits by one read of all its topics, and a read names keys of one slot.
     pub(super) fn refuse_spread_order(&self, who: &str, ordered: bool, topics: &[Topic]) -> Result<(), Error> {
         if self.link.cluster().is_none() || !ordered || self.is_together(topics) {
             return Ok(());
@@ -60,6 +60,29 @@ impl Shared {
             "{who:?} asks for order over several topics, which lie in different slots of the cluster: give each topic a \
              handler of its own, or put all topics into one slot with topic_prefix = \"{{NAME}}\""
         )))
+    }
+
+    /// A wait for disks or replicas speaks of one node, and what is written together may go to several.
+    pub(super) fn refuse_waits(&self) -> Result<(), Error> {
+        if self.link.cluster().is_none() || self.durability == Durability::None {
+            return Ok(());
+        }
+        Err(Error::Settings(
+            "bus.durability other than \"none\" cannot be kept on a Redis cluster: each of its nodes waits for its own \
+             writes only, and Sandbar does not wait for several; set durability = \"none\""
+                .to_owned(),
+        ))
+    }
+
+    /// Effects without a delivery are stored by one script, which reaches one slot. Says why these are not.
+    pub(super) fn spread_effects<'a>(&self, mut keys: impl Iterator<Item = &'a str>) -> Option<String> {
+        self.link.cluster()?;
+        let first = keys.next()?;
+        let other = keys.find(|key| slot(key.as_bytes()) != slot(first.as_bytes()))?;
+        Some(format!(
+            "{first} and {other} lie in different slots of the cluster, so effects cannot be stored together in both: \
+             put all topics into one slot with topic_prefix = \"{{NAME}}\""
+        ))
     }
 
     /// The hash of a key space.

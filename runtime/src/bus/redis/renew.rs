@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use redis::{Pipeline, Value};
 
 use super::super::{DeliveryId, Error};
+use super::hold::RESCUES;
 use super::member::{Held, Member, millis};
 use super::settle::record;
 use super::{before, errors, parse, position_parts, scripts};
@@ -35,18 +36,25 @@ impl Member {
                 }
             }
         }
+        let report = self.report.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !report.is_empty() {
+            // Nothing hangs on its answer: a server that is out of memory takes no report, and renews all the same.
+            commands.cmd("HSET").arg(&self.topics[0].reports).arg(&self.consumer).arg(report);
+        }
         let answers = self.shared.link.send(commands).await?;
         let mut lost = Vec::new();
         let mut trimmed: Vec<&Named> = Vec::new();
         for ((topic, chunk), answer) in asked.into_iter().zip(answers) {
             let answer = answer.map_err(|error| errors::answered(self.shared.link.target(), &error))?;
-            let Ok([gone, cut, delivered, unread, more]) = <[Value; 5]>::try_from(parse::array(answer, "renew")?)
+            let Ok([gone, cut, delivered, unread, more, first]) =
+                <[Value; 6]>::try_from(parse::array(answer, "renew")?)
             else {
                 return Err(errors::unexpected("renew"));
             };
-            self.say_unread(topic, parse::count(&unread), parse::count(&more) > 0);
+            let delivered = parse::text(delivered).unwrap_or_default();
+            self.say_unread(topic, parse::count(&unread), parse::count(&more) > 0, &delivered, parse::text(first));
             let (gone, cut) = (parse::texts(gone, "renew")?, parse::texts(cut, "renew")?);
-            self.watch(topic, parse::text(delivered).unwrap_or_default());
+            self.watch(topic, delivered);
             for named in chunk {
                 let position = named.1.message.position.as_str();
                 if cut.iter().any(|id| id == position) && !named.1.stored {
@@ -69,17 +77,29 @@ impl Member {
 
     fn renewal(&self, topic: usize, chunk: &[Named]) -> redis::Cmd {
         let keys = &self.topics[topic];
-        let named = [&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, self.reader(topic), &keys.lost];
-        let mut renew = scripts::RENEW.call(&named);
+        let mut named = vec![&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, &keys.lost];
+        let is_ordered = self.group.order.is_some();
+        let mut renew = if is_ordered {
+            named.extend([&*keys.reader, &keys.slices, &keys.alive]);
+            scripts::RENEW_OWNED.call(&named)
+        } else {
+            scripts::RENEW.call(&named)
+        };
         let pending = chunk.iter().filter(|(_, held)| !held.stored);
         let stored = chunk.iter().filter(|(_, held)| held.stored);
-        renew.arg(&self.group.name).arg(&self.consumer).arg(millis(self.group.lease)).arg(self.exclusive());
+        renew.arg(&self.group.name).arg(&self.consumer).arg(millis(self.group.lease));
         renew.arg(pending.clone().count()).arg(stored.clone().count()).arg(self.life());
-        for (_, held) in pending {
-            renew.arg(held.message.position.as_str());
+        if is_ordered {
+            renew.arg(u8::from(self.is_present()));
         }
-        for (_, held) in stored {
-            renew.arg(held.message.position.as_str()).arg(self.token(held.token));
+        for (_, held) in pending.chain(stored) {
+            renew.arg(held.message.position.as_str());
+            if let Some(place) = held.place {
+                renew.arg(place.slice).arg(self.token(place.generation));
+            }
+            if held.stored {
+                renew.arg(self.token(held.token));
+            }
         }
         renew
     }
@@ -89,8 +109,8 @@ impl Member {
         let mut commands = Pipeline::new();
         for (_, held) in &trimmed {
             let record = record(&held.message, held.attempts, "", "trimmed from its topic while in hand");
-            let mut rescue = self.held_call(&scripts::RESCUE, held, &[]);
-            rescue.arg(millis(self.group.lease)).arg(record.pack());
+            let mut rescue = self.held_call(&RESCUES, held, &[]);
+            rescue.arg(millis(self.group.lease)).arg(record.pack()).arg(self.lane_of(held, None));
             commands.add_command(rescue);
         }
         let mut lost = Vec::new();
@@ -124,7 +144,8 @@ impl Member {
         for (id, asked) in lost {
             if let Some(id) = id {
                 self.hand.with(|hand| {
-                    if hand.get(id).is_some_and(|held| !held.settling && held.stored == asked.stored) {
+                    let is_over = |held: &Held| held.settling || held.done.is_some();
+                    if hand.get(id).is_some_and(|held| !is_over(held) && held.stored == asked.stored) {
                         hand.remove(id);
                         told.push(*id);
                     }
@@ -160,20 +181,28 @@ impl Member {
     }
 
     /// Says what the script has just counted: nobody is told of the same messages twice.
-    fn say_unread(&self, topic: usize, count: u64, more: bool) {
+    fn say_unread(&self, topic: usize, count: u64, more: bool, delivered: &str, first: Option<String>) {
         if count > 0 {
+            // All that is gone lies between the last one read and the first one kept, unless that one is read already.
+            let before = first.filter(|first| position_parts(first) > position_parts(delivered));
             tracing::warn!(
                 topic = %self.topics[topic].topic,
                 group = %self.group.name,
                 at_least = more.then_some(count),
                 count = (!more).then_some(count),
+                after = before.as_ref().map(|_| tracing::field::display(delivered)),
+                before = before.as_ref().map(tracing::field::display),
                 "messages were trimmed before the group had read them; they are lost: trim less, or read faster"
             );
         }
     }
 
     /// Makes the group again where it is missing, just before the oldest message it had not settled.
+    ///
+    /// Whatever was pending is nobody's any more. Were its receipts good until it is read again, they would be good
+    /// once more the moment it is, and a late hand-out could be settled before those that now come first.
     pub(super) async fn regroup(&self) -> Result<(), Error> {
+        self.void_pending();
         for (topic, keys) in self.topics.iter().enumerate() {
             let start = self.shared.marked(keys).await?.unwrap_or_else(|| "0".to_owned());
             if self.shared.join(keys, &self.group.name, &self.consumer, &start, self.life()).await? {

@@ -1,7 +1,7 @@
 -- Moves dead letters back to their topic, or to the group's retry store due at once.
 -- KEYS: dead stream retry due attempts
 -- ARGV: to ours, then for each: id; and for the retry store its record and the position it has there
--- Returns how many were moved and, if one could not, why.
+-- Returns how many were moved.
 local dead, stream, retry, due, attempts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local to, ours = ARGV[1], tonumber(ARGV[2])
 local function misused(key, expected)
@@ -33,10 +33,14 @@ while at <= #ARGV do
     end
   else
     at = at + 3
+    local position = ARGV[at - 1]
+    -- The same event waits there already, if it was handled and given up twice: this letter stays where it is.
+    if letter and redis.call('HEXISTS', retry, position) == 1 then
+      letter = nil
+    end
     if letter then
-      local position = ARGV[at - 1]
       redis.call('HSET', retry, position, ARGV[at - 2])
-      redis.call('HDEL', retry, position .. ':owner')
+      redis.call('HDEL', retry, position .. ':owner', position .. ':lane')
       redis.call('ZADD', due, 0, position)
       redis.call('HDEL', attempts, position)
     end

@@ -28,37 +28,77 @@ macro_rules! scripts {
 
 scripts! {
     /// Acknowledge with effects.
-    COMMIT = "held.lua" "commit.lua";
+    COMMIT = "stores.lua" "held.lua" "commit.lua";
+    /// Effects without a delivery.
+    APPLY = "unheld.lua" "commit.lua";
     /// Look whether an acknowledgement would be taken.
-    CHECK = "held.lua" "check.lua";
+    CHECK = "stores.lua" "held.lua" "check.lua";
     /// Move to the retry store.
-    RETRY = "held.lua" "retry.lua";
+    RETRY = "stores.lua" "held.lua" "retry.lua";
     /// Store as a dead letter.
-    DEAD = "held.lua" "dead.lua";
+    DEAD = "stores.lua" "held.lua" "dead.lua";
     /// Record an attempt.
-    BEGIN = "held.lua" "begin.lua";
+    BEGIN = "stores.lua" "held.lua" "begin.lua";
     /// Keep in hand what was trimmed.
-    RESCUE = "held.lua" "rescue.lua";
+    RESCUE = "stores.lua" "held.lua" "rescue.lua";
+    /// The same six for groups with order.
+    COMMIT_OWNED = "stores.lua" "owned.lua" "commit.lua";
+    /// See `CHECK`.
+    CHECK_OWNED = "stores.lua" "owned.lua" "check.lua";
+    /// See `RETRY`.
+    RETRY_OWNED = "stores.lua" "owned.lua" "retry.lua";
+    /// See `DEAD`.
+    DEAD_OWNED = "stores.lua" "owned.lua" "dead.lua";
+    /// See `BEGIN`.
+    BEGIN_OWNED = "stores.lua" "owned.lua" "begin.lua";
+    /// See `RESCUE`.
+    RESCUE_OWNED = "stores.lua" "owned.lua" "rescue.lua";
+    /// Acknowledge without effects, in a group with order.
+    ACKS = "acks.lua";
     /// Make stream and group, register the consumer.
     JOIN = "join.lua";
     /// Take what is due.
     TAKE = "take.lua";
+    /// The same in a group with order.
+    TAKE_OWNED = "take-owned.lua";
     /// Take over what others left.
     CLAIM = "claim.lua";
     /// Renew leases.
-    RENEW = "renew.lua";
+    RENEW = "later.lua" "renew.lua" "mark.lua";
+    /// The same in a group with order.
+    RENEW_OWNED = "later.lua" "renew-owned.lua" "mark.lua";
     /// Give everything back.
     LEAVE = "leave.lua";
+    /// The same in a group with order.
+    LEAVE_OWNED = "leave-owned.lua";
     /// Remove dead consumers.
     SWEEP = "sweep.lua";
-    /// Take the turn in an exclusive group.
-    TURN = "turn.lua";
-    /// Read in an exclusive group.
+    /// Order: what is this consumer's, and what lies there.
+    LOOK = "later.lua" "look.lua";
+    /// Order: read, in one's turn.
     READ = "read.lua";
+    /// Order: what was read and not placed.
+    UNPLACED = "unplaced.lua";
+    /// Order: hand what was read to the slices.
+    PLACE = "later.lua" "place.lua";
+    /// Order: divide the slices.
+    DIVIDE = "later.lua" "divide.lua";
+    /// Order: give up slices.
+    GIVE = "give.lua";
+    /// Order: take what was left from when there was none.
+    GATHER = "gather.lua";
+    /// Order: the same for the retry store.
+    LODGE = "lodge.lua";
+    /// Order: let go of what was trimmed.
+    GONE = "gone.lua";
+    /// No order: take over what a group with order left in its retry store.
+    UNITE = "unite.lua";
     /// Move dead letters back.
     REQUEUE = "requeue.lua";
     /// List keys of a space.
     LIST = "list.lua";
+    /// Remove what every group has acknowledged.
+    TRIM = "trim.lua";
     /// Count a page of entries.
     COUNT = "count.lua";
 }

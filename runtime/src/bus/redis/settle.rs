@@ -7,12 +7,12 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::super::{Delivery, DeliveryId, Error, Settled};
-use super::link::Answer;
+use super::hold::{COMMITS, DEADS, RETRIES};
+use super::link::{Answer, Link};
 use super::member::{Held, Member, millis};
-use super::record::{PLAIN_FIELDS_MAX, Record, dead_fields};
-use super::scripts::{self, Stored};
-use super::{errors, keys, parse};
-use crate::event::{Effects, Fields, Message, Outgoing, RetryEntry, Settlement};
+use super::record::{Record, dead_fields};
+use super::{effects, errors, parse};
+use crate::event::{Effects, Fields, Message, RetryEntry, Settlement};
 
 mod across;
 
@@ -20,11 +20,11 @@ mod across;
 const ACKS: usize = 1_000;
 
 /// One delivery of a batch.
-struct Part {
-    delivery: Option<Delivery>,
-    settlement: Option<Settlement>,
-    held: Held,
-    answer: Option<Settled>,
+pub(super) struct Part {
+    pub(super) delivery: Option<Delivery>,
+    pub(super) settlement: Option<Settlement>,
+    pub(super) held: Held,
+    pub(super) answer: Option<Settled>,
 }
 
 /// Marks deliveries as being settled, until it is dropped: also when the caller gives the whole settlement up.
@@ -49,7 +49,10 @@ impl Member {
             }
         }
         let mut all: Vec<&mut Part> = parts.iter_mut().map(|(_, part)| part).collect();
-        self.send_parts(&mut all).await;
+        match &self.durable {
+            None => self.send_parts(&self.shared.link, &mut all).await,
+            Some(durable) => self.settle_durably(durable, all).await,
+        }
         // What is over leaves the table before its receipt is dropped, so that nobody takes the drop for a return.
         self.hand.with(|hand| {
             for (_, part) in &parts {
@@ -66,19 +69,21 @@ impl Member {
             }
         });
         drop(settling);
+        self.settled_some();
         for (index, part) in parts {
             answers[index] = part.answer;
         }
         answers.into_iter().map(|answer| answer.unwrap_or(Settled::Lost)).collect()
     }
 
-    async fn send_parts(&self, parts: &mut [&mut Part]) {
+    pub(super) async fn send_parts(&self, link: &Link, parts: &mut [&mut Part]) {
         self.append_across(parts).await;
         let mut commands = Pipeline::with_capacity(parts.len());
         let mut plain: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut scripted = Vec::new();
+        let is_ordered = self.group.order.is_some();
         for (index, part) in parts.iter_mut().enumerate().filter(|(_, part)| part.answer.is_none()) {
-            if part.is_plain() {
+            if part.is_plain(is_ordered) {
                 plain.entry(part.held.topic).or_default().push(index);
                 continue;
             }
@@ -93,20 +98,16 @@ impl Member {
         let mut acks: Vec<Vec<usize>> = Vec::new();
         for (topic, indices) in plain {
             for some in indices.chunks(ACKS) {
-                let mut ack = redis::cmd("XACK");
-                ack.arg(&self.topics[topic].stream).arg(&self.group.name);
-                for index in some {
-                    ack.arg(parts[*index].held.message.position.as_str());
-                }
-                commands.add_command(ack);
+                let all: Vec<&Held> = some.iter().map(|index| &parts[*index].held).collect();
+                commands.add_command(if is_ordered { self.acks(topic, &all) } else { self.ack(topic, &all) });
                 acks.push(some.to_vec());
             }
         }
-        let answers = match self.shared.link.send(commands).await {
+        let answers = match link.send(commands).await {
             Ok(answers) => answers,
             Err(error) => {
                 for part in parts.iter_mut().filter(|part| part.answer.is_none()) {
-                    part.fail(copy(&error));
+                    part.fail(errors::copy(&error));
                 }
                 return;
             }
@@ -120,6 +121,12 @@ impl Member {
         let mut again = Vec::new();
         for some in acks {
             match answers.next() {
+                Some(Ok(Value::Array(each))) => {
+                    for (index, answer) in some.into_iter().zip(each) {
+                        let done = parse::count(&answer) == 1;
+                        parts[index].answer = Some(if done { Settled::Committed } else { Settled::Lost });
+                    }
+                }
                 Some(Ok(answer)) if parse::count(&answer) == some.len() as u64 => {
                     some.into_iter().for_each(|index| parts[index].answer = Some(Settled::Committed));
                 }
@@ -135,10 +142,10 @@ impl Member {
                 None => {}
             }
         }
-        self.ack_singly(parts, &again).await;
+        self.ack_singly(link, parts, &again).await;
     }
 
-    async fn ack_singly(&self, parts: &mut [&mut Part], again: &[usize]) {
+    async fn ack_singly(&self, link: &Link, parts: &mut [&mut Part], again: &[usize]) {
         if again.is_empty() {
             return;
         }
@@ -146,7 +153,7 @@ impl Member {
         for index in again {
             commands.add_command(self.commit(&parts[*index].held, &Effects::default()));
         }
-        match self.shared.link.send(commands).await {
+        match link.send(commands).await {
             Ok(answers) => {
                 for (index, answer) in again.iter().zip(answers) {
                     self.read_answer(parts[*index], answer);
@@ -156,7 +163,7 @@ impl Member {
                     }
                 }
             }
-            Err(error) => again.iter().for_each(|index| parts[*index].fail(copy(&error))),
+            Err(error) => again.iter().for_each(|index| parts[*index].fail(errors::copy(&error))),
         }
     }
 
@@ -164,7 +171,9 @@ impl Member {
         let held = &part.held;
         match &part.settlement {
             Some(Settlement::Ack(effects)) => {
-                sendable(effects)?;
+                if let Some(reason) = effects::unfit(effects) {
+                    return Err(reason);
+                }
                 if self.is_space_across(held, effects) {
                     let space = self.shared.space(&effects.key_space);
                     return Err(format!("{space} lies in another slot of the cluster than the event's topic"));
@@ -173,7 +182,7 @@ impl Member {
             }
             Some(Settlement::Retry(entry)) => Ok(self.retry(held, entry)),
             Some(Settlement::Dead(cause)) => {
-                let mut dead = self.held_call(&scripts::DEAD, held, &[&self.topics[held.topic].dead]);
+                let mut dead = self.held_call(&DEADS, held, &[&self.topics[held.topic].dead]);
                 for (name, value) in dead_fields(&held.message, cause) {
                     dead.arg(name).arg(value);
                 }
@@ -187,71 +196,31 @@ impl Member {
         let delay = entry.due.duration_since(SystemTime::now()).unwrap_or(Duration::ZERO);
         self.due_by(Instant::now() + delay);
         let record = record(&held.message, entry.attempts, &entry.code, &entry.reason);
-        let mut retry = self.held_call(&scripts::RETRY, held, &[]);
-        retry.arg(millis(delay)).arg(record.pack());
+        let mut retry = self.held_call(&RETRIES, held, &[]);
+        retry.arg(millis(delay)).arg(record.pack()).arg(self.lane_of(held, entry.lane));
         retry
     }
 
     fn commit(&self, held: &Held, effects: &Effects) -> Cmd {
-        let prefix = self.shared.prefix.as_deref();
-        let space = self.space_for(held, effects);
-        let mut topics: Vec<String> = Vec::new();
-        let mut targets = Vec::with_capacity(effects.publish.len());
-        let publish: Vec<&Outgoing> =
-            effects.publish.iter().filter(|message| !self.is_across(held, &message.topic)).collect();
-        for message in &publish {
-            let stream = super::super::stream_name(prefix, &message.topic);
-            let at = topics.iter().position(|known| *known == stream).unwrap_or_else(|| {
-                topics.push(stream);
-                topics.len() - 1
-            });
-            // Lua counts from 1, and five keys stand before.
-            targets.push(at + 6);
+        let placed = effects::Placed::of(&self.shared, effects, |topic| !self.is_across(held, topic));
+        let more: Vec<&str> = placed.keys(&self.topics[held.topic].stream).collect();
+        let mut commit = self.held_call(&COMMITS, held, &more);
+        for stream in placed.streams() {
+            self.shared.trimmer.wrote(self.shared.trimming, stream);
         }
-        let more: Vec<&str> = std::iter::once(&space).chain(&topics).map(String::as_str).collect();
-        let mut commit = self.held_call(&scripts::COMMIT, held, &more);
-        commit.arg(self.shared.max_len.unwrap_or(0)).arg(publish.len());
-        for (message, target) in publish.into_iter().zip(targets) {
-            commit.arg(target).arg(2 * message.fields.len());
-            push_fields(&mut commit, &message.fields);
-        }
-        push_reads(&mut commit, effects);
-        commit.arg(effects.writes.len());
-        for write in &effects.writes {
-            match &write.value {
-                Some(value) => commit.arg("set").arg(keys::field(&write.key)).arg(&value[..]),
-                None => commit.arg("del").arg(keys::field(&write.key)).arg(""),
-            };
-        }
+        placed.push(&mut commit, self.shared.trimming.max_len, effects);
         commit
-    }
-
-    /// The key space of an acknowledgement.
-    fn space_for(&self, held: &Held, effects: &Effects) -> String {
-        match effects.key_space.as_str() {
-            // Not touched: any key of the same slot serves.
-            "" => self.topics[held.topic].stream.clone(),
-            space => self.shared.space(space),
-        }
-    }
-
-    /// A call of a script that begins with `held.lua`.
-    pub(super) fn held_call(&self, script: &Stored, held: &Held, more: &[&str]) -> Cmd {
-        let keys = &self.topics[held.topic];
-        let mut named = vec![&*keys.stream, &keys.retry, &keys.due, &keys.attempts];
-        named.extend(more);
-        let mut call = script.call(&named);
-        call.arg(&self.group.name).arg(&self.consumer).arg(held.message.position.as_str()).arg(self.token(held.token));
-        call
     }
 
     fn read_answer(&self, part: &mut Part, answer: Answer) {
         let answer = match answer {
             Ok(answer) => answer,
-            Err(error) if errors::words(&error).contains("last possible ID") => {
-                return part.refuse("a topic has used up its ids: somebody appended with the highest there is".into());
+            Err(error) => {
+                return match effects::refusal(&error) {
+                    Some(reason) => part.refuse(reason),
+                    None => part.fail(errors::answered(self.shared.link.target(), &error)),
+                };
             }
-            Err(error) => return part.fail(errors::answered(self.shared.link.target(), &error)),
         };
         let words = match &answer {
             Value::Array(words) => words.first().cloned().and_then(parse::text),
@@ -278,17 +247,18 @@ impl Member {
 // === impl Part ===
 
 impl Part {
-    /// True if a mere acknowledgement does. It may skip the check, and nothing of ours has to be cleared up.
-    fn is_plain(&self) -> bool {
+    /// True if a mere acknowledgement does. Without order it may skip the check, if nothing of ours has to be cleared
+    /// up; with order the script for many checks each and clears up.
+    fn is_plain(&self, is_ordered: bool) -> bool {
         let empty = matches!(&self.settlement, Some(Settlement::Ack(effects)) if effects.is_empty());
-        empty && !self.held.stored && !self.held.counted
+        empty && (is_ordered || !(self.held.stored || self.held.counted))
     }
 
     fn refuse(&mut self, reason: String) {
         self.answer = self.delivery.take().map(|delivery| Settled::Refused(delivery, reason));
     }
 
-    fn fail(&mut self, error: Error) {
+    pub(super) fn fail(&mut self, error: Error) {
         if let (Some(delivery), Some(settlement)) = (self.delivery.take(), self.settlement.take()) {
             self.answer = Some(Settled::Failed(delivery, settlement, error));
         }
@@ -336,48 +306,9 @@ pub(super) fn record(message: &Message, attempts: u32, code: &str, reason: &str)
     }
 }
 
-/// What a script can append; else why not.
-fn sendable(effects: &Effects) -> Result<(), String> {
-    for message in &effects.publish {
-        let (topic, fields) = (&message.topic, message.fields.len());
-        if fields > PLAIN_FIELDS_MAX {
-            return Err(format!(
-                "a message to {topic} has {fields} fields, and at most {PLAIN_FIELDS_MAX} can be published"
-            ));
-        }
-        if fields == 0 {
-            return Err(format!("a message to {topic} has no field, which Redis does not store"));
-        }
-    }
-    Ok(())
-}
-
-/// Appends what was read, for a script to compare.
-fn push_reads(command: &mut Cmd, effects: &Effects) {
-    command.arg(effects.reads.len());
-    for read in &effects.reads {
-        match &read.key {
-            Some(key) => command.arg("key").arg(keys::field(key)),
-            None => command.arg("space").arg(""),
-        };
-        command.arg(read.version);
-    }
-}
-
 /// Appends names and values.
 pub(super) fn push_fields(command: &mut Cmd, fields: &Fields) {
     for (name, value) in fields.iter() {
         command.arg(name).arg(value);
-    }
-}
-
-/// The same trouble for each delivery of a batch.
-fn copy(error: &Error) -> Error {
-    match error {
-        Error::Unreachable { url, reason } => Error::Unreachable { url: url.clone(), reason: reason.clone() },
-        Error::Unavailable { url, reason } => Error::Unavailable { url: url.clone(), reason: reason.clone() },
-        Error::Credentials { url, reason } => Error::Credentials { url: url.clone(), reason: reason.clone() },
-        Error::Settings(text) => Error::Settings(text.clone()),
-        other => Error::Unexpected(other.to_string()),
     }
 }

@@ -1,10 +1,7 @@
 -- Takes what is due from the retry store in hand.
--- KEYS: retry due attempts reader
--- ARGV: consumer token_prefix lease_ms count exclusive
+-- KEYS: retry due attempts
+-- ARGV: consumer token lease_ms count
 -- Returns milliseconds until the next is due (-1: none), then for each: id, record, its former owner, attempts.
-if ARGV[5] == '1' and redis.call('GET', KEYS[4]) ~= ARGV[1] then
-  return {-1}
-end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local taken = {}

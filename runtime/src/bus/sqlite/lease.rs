@@ -13,25 +13,23 @@ pub(super) fn extend(db: &Connection, member: &Member) -> Result<Lease, Fault> {
     let now = topics::now();
     let before = member.state().lease;
     let until = now.saturating_add(member.lease_ms);
+    let active_until = member.active_until(until);
     let renewed = db
-        .prepare_cached("UPDATE consumer SET lease_until_ms = ?2 WHERE id = ?1")?
-        .execute([member.consumer, until])?;
+        .prepare_cached("UPDATE consumer SET lease_until_ms = ?2, active_until_ms = ?3 WHERE id = ?1")?
+        .execute([member.consumer, until, active_until])?;
     if renewed == 0 {
         // It was away for so long that others removed it. Ids are never used twice, so this one is still its own.
-        insert(db, member, until)?;
+        insert(db, member, until, active_until)?;
     }
     // Its own lease ran out: then those of the others may have too, for the same reason (a lock that was held for
     // long, a machine that slept), and they come first.
     let claim_after = if before.until < now { until } else { before.claim_after };
-    Ok(Lease { until, claim_after })
+    Ok(Lease { until, active_until, claim_after })
 }
 
-fn insert(db: &Connection, member: &Member, until: i64) -> Result<(), Fault> {
-    db.prepare_cached("INSERT INTO consumer (id, name, lease_until_ms) VALUES (?1, ?2, ?3)")?.execute(params![
-        member.consumer,
-        member.name,
-        until
-    ])?;
+fn insert(db: &Connection, member: &Member, until: i64, active_until: i64) -> Result<(), Fault> {
+    db.prepare_cached("INSERT INTO consumer (id, name, lease_until_ms, active_until_ms) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![member.consumer, member.name, until, active_until])?;
     for reader in &member.readers {
         join(db, reader.id, member.consumer)?;
     }
@@ -49,11 +47,18 @@ pub(super) fn sweep(db: &Connection) -> Result<(), Fault> {
     db.execute(
         "DELETE FROM consumer WHERE lease_until_ms < ?1
              AND NOT EXISTS (SELECT 1 FROM pending WHERE consumer = consumer.id)
-             AND NOT EXISTS (SELECT 1 FROM retry WHERE consumer = consumer.id)
-             AND NOT EXISTS (SELECT 1 FROM reader WHERE holder = consumer.id)",
+             AND NOT EXISTS (SELECT 1 FROM retry WHERE consumer = consumer.id)",
         [topics::now()],
     )?;
     db.execute("DELETE FROM member WHERE consumer NOT IN (SELECT id FROM consumer)", [])?;
+    db.execute("DELETE FROM report WHERE consumer NOT IN (SELECT id FROM consumer)", [])?;
+    Ok(())
+}
+
+/// Stores what a consumer tells of itself.
+pub(super) fn report(db: &Connection, consumer: i64, text: &str) -> Result<(), Fault> {
+    db.prepare_cached("INSERT OR REPLACE INTO report (consumer, text) VALUES (?1, ?2)")?
+        .execute(params![consumer, text])?;
     Ok(())
 }
 
@@ -94,13 +99,31 @@ pub(super) fn begin(db: &Connection, consumer: i64, slot: Slot) -> Result<bool, 
     Ok(counted == 1)
 }
 
-/// Gives everything back at once, hands the turn on, and removes the consumer.
+/// Gives rows back that are this consumer's and neither in its hand nor ready to be handed out.
+pub(super) fn free_strays(db: &Connection, member: &Member) -> Result<(), Fault> {
+    let known = member.slots();
+    owned(db, member)?.into_iter().filter(|slot| !known.contains(slot)).try_for_each(|slot| free(db, slot))
+}
+
+/// Gives a row back.
+pub(super) fn free(db: &Connection, slot: Slot) -> Result<(), Fault> {
+    let sql = match slot.row {
+        Row::Pending(_) => "UPDATE pending SET consumer = NULL WHERE reader = ?1 AND seq = ?2",
+        Row::Retry(_) => "UPDATE retry SET consumer = NULL WHERE reader = ?1 AND id = ?2",
+    };
+    let (Row::Pending(id) | Row::Retry(id)) = slot.row;
+    db.prepare_cached(sql)?.execute([slot.reader, id])?;
+    Ok(())
+}
+
+/// Gives everything back at once, slices too, and removes the consumer.
 pub(super) fn release(db: &Connection, consumer: i64) -> Result<(), Fault> {
     for sql in [
         "UPDATE pending SET consumer = NULL WHERE consumer = ?1",
         "UPDATE retry SET consumer = NULL WHERE consumer = ?1",
-        "UPDATE reader SET holder = NULL WHERE holder = ?1",
+        "UPDATE slice SET owner = NULL WHERE owner = ?1",
         "DELETE FROM member WHERE consumer = ?1",
+        "DELETE FROM report WHERE consumer = ?1",
         "DELETE FROM consumer WHERE id = ?1",
     ] {
         db.prepare_cached(sql)?.execute([consumer])?;

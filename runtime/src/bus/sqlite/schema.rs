@@ -11,8 +11,12 @@ use super::fault::Fault;
 /// frozen in the middle of one is reported.
 pub(super) const BUSY_LIMIT: Duration = Duration::from_secs(5);
 
-/// Kept in `PRAGMA user_version`.
-const VERSION: i64 = 1;
+/// Kept in `PRAGMA user_version`: how many of the steps a file has taken.
+const VERSION: usize = STEPS.len();
+
+/// What makes a file of each format out of one of the format before; the first makes one out of an empty file. A step
+/// that was released never changes: what is new is a step at the end, and a new file takes them all.
+const STEPS: [&str; 2] = [TABLES, SLICES];
 
 /// Kept in `PRAGMA application_id`: `Sbar`. Tells our files from other programs'.
 const APPLICATION: i64 = 0x5362_6172;
@@ -34,7 +38,7 @@ const TABLES: &str = "
         topic INTEGER NOT NULL, seq INTEGER NOT NULL, at_ms INTEGER NOT NULL, fields BLOB NOT NULL,
         PRIMARY KEY (topic, seq)
     );
-    -- A group on one topic. `cursor` is the last position it has read; `holder` has the turn in an exclusive group.
+    -- A group on one topic. `cursor` is the last position it has read; `holder` reads for a group with order.
     CREATE TABLE reader (
         id INTEGER PRIMARY KEY, topic INTEGER NOT NULL, name TEXT NOT NULL,
         cursor INTEGER NOT NULL, lost INTEGER NOT NULL DEFAULT 0, holder INTEGER,
@@ -73,18 +77,42 @@ const TABLES: &str = "
     CREATE TABLE key_space (space TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
 ";
 
-/// What an existing file turned out to be.
-#[derive(PartialEq, Eq)]
-enum Found {
-    Empty,
-    Ours,
+/// Groups with order are divided over their consumers. Null in `pending.slice` or `retry.slice`: not in a slice yet.
+/// A pending row whose token is 0 was in nobody's hand so far. Only what is free is indexed by slice: groups without
+/// order pay nothing.
+const SLICES: &str = "
+    -- `owner` has the slice, `wanted` is to have it, `epoch` counts its owners.
+    CREATE TABLE slice (
+        reader INTEGER NOT NULL, number INTEGER NOT NULL, owner INTEGER, wanted INTEGER, epoch INTEGER NOT NULL,
+        PRIMARY KEY (reader, number)
+    ) WITHOUT ROWID;
+    -- Until when a consumer is reckoned with for slices; 0 in a group without order.
+    ALTER TABLE consumer ADD COLUMN active_until_ms INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE pending ADD COLUMN slice INTEGER;
+    ALTER TABLE retry ADD COLUMN slice INTEGER;
+    -- The lane's number, its bits read as a signed one.
+    ALTER TABLE retry ADD COLUMN lane INTEGER;
+    CREATE INDEX pending_slice ON pending (reader, slice, seq) WHERE consumer IS NULL AND slice IS NOT NULL;
+    CREATE INDEX retry_slice ON retry (reader, slice, consumer, due_ms, lane, first);
+    -- What a consumer tells of itself.
+    CREATE TABLE report (consumer INTEGER PRIMARY KEY, text TEXT NOT NULL);
+";
+
+/// When what was committed is synced to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Syncs {
+    /// At each commit.
+    Commits,
+    /// Now and then, when the log is taken over into the file. A power cut takes the last moments, and leaves the file
+    /// whole; a crash of the process takes nothing.
+    Checkpoints,
 }
 
 /// Opens the file, makes it and its tables if they are missing, and sets the connection up.
-pub(super) fn connect(path: &Path) -> Result<Connection, Fault> {
+pub(super) fn connect(path: &Path, syncs: Syncs) -> Result<Connection, Fault> {
     let deadline = Instant::now() + BUSY_LIMIT;
     loop {
-        match try_connect(path) {
+        match try_connect(path, syncs) {
             // Several processes that set up one new file collide in ways that SQLite's own waiting does not cover.
             Err(Fault::Locked) if Instant::now() < deadline => std::thread::park_timeout(Duration::from_millis(10)),
             result => return result,
@@ -99,43 +127,44 @@ pub(super) fn inspect(path: &Path) -> Result<(), Fault> {
     if db.is_readonly(rusqlite::MAIN_DB)? {
         return Err(Fault::ReadOnly);
     }
-    examine(&db).map(drop)
+    steps_taken(&db).map(drop)
 }
 
-fn try_connect(path: &Path) -> Result<Connection, Fault> {
+fn try_connect(path: &Path, syncs: Syncs) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY_LIMIT)?;
-    let found = examine(&db)?;
+    let found = steps_taken(&db)?;
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
         return Err(Fault::CannotOpen(format!("its file system does not support WAL (journal mode stays {mode})")));
     }
-    // Acknowledged means synced: in WAL mode only FULL syncs at each commit.
-    db.pragma_update(None, "synchronous", "FULL")?;
+    // In WAL mode only FULL syncs at each commit.
+    db.pragma_update(None, "synchronous", if syncs == Syncs::Commits { "FULL" } else { "NORMAL" })?;
     db.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    if found == Found::Empty {
+    if found < VERSION {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Another process may have been faster.
-        if examine(&transaction)? == Found::Empty {
-            transaction.execute_batch(TABLES)?;
-            transaction.pragma_update(None, "application_id", APPLICATION)?;
-            transaction.pragma_update(None, "user_version", VERSION)?;
+        for step in STEPS.iter().skip(steps_taken(&transaction)?) {
+            transaction.execute_batch(step)?;
         }
+        transaction.pragma_update(None, "application_id", APPLICATION)?;
+        transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
     }
     Ok(db)
 }
 
-fn examine(db: &Connection) -> Result<Found, Fault> {
+/// How many steps a file has taken: none if it is empty. An error if it is not ours, or newer than this host.
+fn steps_taken(db: &Connection) -> Result<usize, Fault> {
     let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let path = db.path().unwrap_or_default();
-    match (application, version) {
-        (0, 0) if tables == 0 => Ok(Found::Empty),
-        (APPLICATION, VERSION) => Ok(Found::Ours),
+    match (application, usize::try_from(version)) {
+        (0, Ok(0)) if tables == 0 => Ok(0),
+        (APPLICATION, Ok(version @ 1..=VERSION)) => Ok(version),
         (APPLICATION, _) => Err(Fault::Settings(format!(
             "bus at sqlite:{path} has format {version} and this host knows {VERSION}: use the version of sandbar that \
              made it, or a newer one"
@@ -151,12 +180,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_connection_syncs_at_commit() {
+    fn every_connection_syncs_at_commit_unless_told_otherwise() {
         let directory = tempfile::TempDir::new().unwrap();
-        for _new_then_old in 0..2 {
-            let db = connect(&directory.path().join("events.db")).unwrap();
+        for (syncs, expected) in [(Syncs::Commits, 2), (Syncs::Commits, 2), (Syncs::Checkpoints, 1)] {
+            let db = connect(&directory.path().join("events.db"), syncs).unwrap();
             let synchronous: i64 = db.query_row("PRAGMA synchronous", [], |row| row.get(0)).unwrap();
-            assert_eq!(synchronous, 2, "2 is FULL: less does not sync a commit in WAL mode");
+            assert_eq!(synchronous, expected, "2 is FULL: less does not sync a commit in WAL mode; 1 is NORMAL");
         }
     }
 }

@@ -11,7 +11,7 @@ use super::member::{Member, Row, Slot};
 use super::store::Store;
 use super::worker::{Job, execute};
 use super::{dead_letters, keys, topics};
-use crate::event::{Effects, Message, RetryEntry, Settlement};
+use crate::event::{Effects, Lane, Message, RetryEntry, Settlement};
 
 /// A batch of settlements on its way to the writer.
 pub(super) struct Batch {
@@ -48,11 +48,7 @@ impl Batch {
     ) -> (Box<Self>, oneshot::Receiver<Vec<Settled>>) {
         let order = |(delivery, settlement): (Delivery, Settlement)| {
             let delivery = delivery.disarm();
-            let slot = member.in_hand.with(|held| {
-                let held = held.get_mut(&delivery.id)?;
-                held.settling = true;
-                Some((held.item.slot, held.item.seq))
-            });
+            let slot = member.in_hand.with(|held| held.get(&delivery.id).map(|item| (item.slot, item.seq)));
             Order { delivery, settlement, slot, outcome: Outcome::Lost }
         };
         let orders = batch.into_iter().map(order).collect();
@@ -78,13 +74,11 @@ impl Job for Batch {
 
     fn finish(self: Box<Self>, stored: Result<(), Fault>) {
         let Self { store, member, orders, reply } = *self;
-        let mut wakes = false;
+        let mut wakes = member.is_wanted_from();
         let answer = |order: Order| {
             let outcome = stored.clone().map_or_else(Outcome::Failed, |()| order.outcome);
             if matches!(outcome, Outcome::Committed | Outcome::Lost) {
                 member.in_hand.remove(order.delivery.id);
-            } else {
-                member.in_hand.with(|held| held.get_mut(&order.delivery.id).map(|held| held.settling = false));
             }
             match outcome {
                 Outcome::Committed => {
@@ -124,7 +118,7 @@ fn settle(
     execute(db, "SAVEPOINT settlement")?;
     let outcome = match settlement {
         Settlement::Ack(effects) => acknowledge(db, member, slot, effects),
-        Settlement::Retry(entry) => retry(db, member.consumer, slot, seq, message, entry),
+        Settlement::Retry(entry) => retry(db, member, slot, seq, message, entry),
         Settlement::Dead(cause) => match remove(db, member.consumer, slot) {
             Ok(true) => dead_letters::store(db, slot.reader, seq, message, cause).map(|()| Outcome::Committed),
             Ok(false) => Ok(Outcome::Lost),
@@ -169,13 +163,13 @@ fn acknowledge(db: &Connection, member: &Member, slot: Slot, effects: &Effects) 
 
 fn retry(
     db: &Connection,
-    consumer: i64,
+    member: &Member,
     slot: Slot,
     seq: i64,
     message: &Message,
     entry: &RetryEntry,
 ) -> Result<Outcome, Fault> {
-    let due = topics::stored_millis(entry.due);
+    let (consumer, due) = (member.consumer, topics::stored_millis(entry.due));
     if let Row::Retry(id) = slot.row {
         let put_back = db
             .prepare_cached(
@@ -188,9 +182,11 @@ fn retry(
     if !remove(db, consumer, slot)? {
         return Ok(Outcome::Lost);
     }
+    // Whoever has the slice after this consumer must know what its lane waits for.
+    let lane = member.order.as_ref().map(|order| entry.lane.unwrap_or_else(|| order.lane(message)));
     db.prepare_cached(
-        "INSERT INTO retry (reader, seq, first, fields, attempts, due_ms, code, reason)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+        "INSERT INTO retry (reader, seq, first, fields, attempts, due_ms, code, reason, slice, lane)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
     )?
     .execute(params![
         slot.reader,
@@ -201,6 +197,8 @@ fn retry(
         due,
         entry.code,
         entry.reason,
+        lane.map(Lane::slice),
+        lane.map(|lane| lane.number().cast_signed()),
     ])?;
     Ok(Outcome::Committed)
 }

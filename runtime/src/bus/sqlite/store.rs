@@ -11,6 +11,7 @@ use tokio::sync::{oneshot, watch};
 use super::super::{Error, Group};
 use super::fault::Fault;
 use super::probe;
+use super::schema::Syncs;
 use super::worker::{Job, Role, Task, Worker};
 
 pub(super) struct Store {
@@ -28,13 +29,13 @@ pub(super) struct Watching(Arc<AtomicUsize>);
 
 impl Store {
     /// Starts the threads. The file is opened by the first job, so that a host can start before its disk is there.
-    pub(super) fn start(path: PathBuf) -> Result<Arc<Self>, Error> {
+    pub(super) fn start(path: PathBuf, syncs: Syncs) -> Result<Arc<Self>, Error> {
         let changed = Arc::new(watch::Sender::new(()));
         let watchers = Arc::new(AtomicUsize::new(0));
         let opening = Arc::new(Mutex::new(()));
         let start = |name: &str, role: Role| {
             let (sender, jobs) = channel();
-            let worker = Worker { path: path.clone(), role, opening: Arc::clone(&opening), jobs };
+            let worker = Worker { path: path.clone(), syncs, role, opening: Arc::clone(&opening), jobs };
             let spawned = std::thread::Builder::new().name(name.into()).spawn(move || worker.run());
             let failed = |error: std::io::Error| Fault::Failing(format!("no thread: {error}")).error(&path);
             spawned.map(|_| sender).map_err(failed)
@@ -55,9 +56,20 @@ impl Store {
         T: Send + 'static,
         Run: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     {
-        let (task, answer) = Task::new(run, |outcome| outcome);
+        self.read_then(run, |outcome| outcome).await?.map_err(|fault| fault.error(&self.path))
+    }
+
+    /// The same, and runs `finish` on the reader's thread. Once this is polled it happens, whether or not anybody waits.
+    pub(super) async fn read_then<T, R, Run, Finish>(&self, run: Run, finish: Finish) -> Result<R, Error>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        Run: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        Finish: FnOnce(Result<T, Fault>) -> R + Send + 'static,
+    {
+        let (task, answer) = Task::new(run, finish);
         send(&self.reader, task);
-        self.answer(answer).await?.map_err(|fault| fault.error(&self.path))
+        self.answer(answer).await
     }
 
     /// Runs `run` in a write transaction. Once this is polled it happens, whether or not anybody waits for it.

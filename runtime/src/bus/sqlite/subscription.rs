@@ -5,17 +5,22 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::Instant;
 
+use super::super::durability::Trimming;
 use super::super::{Delivery, DeliveryId, Error, Fetched, Group, Settled, Subscription, unique_consumer};
 use super::fault::Fault;
-use super::look::look;
+use super::look::{Look, look};
 use super::member::{Lease, Member, Reader};
+use super::place::{self, Ahead};
 use super::settle::Batch;
 use super::store::{Store, Watching};
-use super::take::{Want, take};
+use super::take::{Gap, Taken, Want, take};
+use super::trim::Trimmer;
 use super::{Names, lease, topics};
-use crate::event::{Settlement, from_unix_millis};
+use crate::event::{Lane, Message, Settlement, from_unix_millis};
 
 /// A look that promised something, and a transaction that then found it gone: how long until the next look.
 const BEATEN: Duration = Duration::from_millis(10);
@@ -26,6 +31,7 @@ const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) struct Consumer {
     store: Arc<Store>,
     member: Arc<Member>,
+    trimmer: Trimmer,
     _watching: Watching,
 }
 
@@ -36,26 +42,89 @@ impl Consumer {
         store: &Arc<Store>,
         names: &Names,
         group: &Group,
-        stream_max_len: Option<u64>,
+        trimming: Trimming,
     ) -> Result<Self, Error> {
         let watching = store.watch();
-        let (group, names) = (group.clone(), names.clone());
-        let member = store.write(move |db| enter(db, &group, &names, stream_max_len)).await?;
-        Ok(Self { store: Arc::clone(store), member: Arc::new(member), _watching: watching })
+        let (lease, group, names) = (group.lease, group.clone(), names.clone());
+        let member = store.write(move |db| enter(db, &group, &names, trimming.max_len)).await?;
+        let trimmer = Trimmer::new(trimming, lease);
+        Ok(Self { store: Arc::clone(store), member: Arc::new(member), trimmer, _watching: watching })
     }
 
     /// Takes what there is, in one transaction that happens even if nobody waits for it.
-    async fn take(&self, max: usize, want: Want) -> Result<Vec<Delivery>, Error> {
-        let (taking, handing) = (Arc::clone(&self.member), Arc::clone(&self.member));
-        let run = move |db: &Connection| take(db, &taking, max, want);
-        let taken = self.store.write_then(run, move |taken| handing.hand_out(taken, max, want)).await?;
-        taken.map_err(|fault| fault.error(self.store.path()))
+    async fn take(
+        &self,
+        taking: OwnedMutexGuard<()>,
+        max: usize,
+        want: Want,
+        ahead: Vec<Ahead<Lane>>,
+    ) -> Result<Vec<Delivery>, Error> {
+        let (member, handing, store) = (Arc::clone(&self.member), Arc::clone(&self.member), Arc::clone(&self.store));
+        let run = move |db: &Connection| take(db, &member, max, want, &ahead);
+        let finish = move |taken: Result<Taken, Fault>| {
+            let moved = taken.as_ref().is_ok_and(|taken| taken.moved);
+            let deliveries = handing.hand_out(taken, max, want);
+            if moved {
+                store.wake();
+            }
+            // If nobody waits any more they are dropped, and in this order: first they come back, then the next may take.
+            (deliveries, taking)
+        };
+        let (deliveries, _taking) = self.store.write_then(run, finish).await?;
+        self.say_gaps();
+        deliveries.map_err(|fault| fault.error(self.store.path()))
+    }
+
+    /// Reads for the whole group and finds out which slices that belongs to. What an earlier fetch that was dropped has
+    /// begun goes on without it and is found here: else a caller that often changes its mind would never get anything.
+    async fn read_ahead(&self, readers: Vec<usize>) -> Result<Vec<Ahead<Lane>>, Error> {
+        let named = || self.member.state().named.take();
+        let Some(order) = self.member.order.clone().filter(|_| !readers.is_empty()) else {
+            return Ok(named().unwrap_or_default());
+        };
+        let reading = Arc::clone(&self.member.reading).lock_owned().await;
+        if let Some(ahead) = named() {
+            return Ok(ahead);
+        }
+        let (member, naming, executor) = (Arc::clone(&self.member), Arc::clone(&self.member), Handle::current());
+        let (done, told) = oneshot::channel();
+        let run = move |db: &Connection| place::read(db, &member, &readers);
+        let finish = move |ahead: Result<Vec<Ahead<Message>>, Fault>| {
+            let name = move || {
+                let ahead = ahead.map(|ahead| place::name(ahead, &order));
+                let failed = ahead.map(|ahead| naming.state().named = Some(ahead));
+                drop(reading);
+                // Nobody may be waiting any more.
+                let _ = done.send(failed);
+            };
+            drop(executor.spawn_blocking(name));
+        };
+        self.store.read_then(run, finish).await?;
+        let stopped = |_| Fault::Other("naming a lane ended in a panic".into());
+        told.await.map_err(stopped).flatten().map_err(|fault| fault.error(self.store.path()))?;
+        Ok(named().unwrap_or_default())
+    }
+
+    /// Says what was found trimmed unread: nobody is told of the same messages twice.
+    fn say_gaps(&self) {
+        for Gap { topic, count, first, last } in std::mem::take(&mut self.member.state().gaps) {
+            tracing::warn!(
+                %topic,
+                consumer = %self.member.name,
+                count,
+                first,
+                last,
+                "messages were trimmed before the group had read them; they are lost: trim less, or read faster"
+            );
+        }
     }
 
     /// True if a third of the lease has passed: a consumer that waits in `fetch` is alive.
     fn lease_is_old(&self) -> bool {
-        let until = self.member.state().lease.until;
-        until - topics::now() < self.member.lease_ms * 2 / 3
+        let (lease, left) = (self.member.state().lease, |until: i64| until - topics::now());
+        // A renewal extends the second to where the last fetch puts it: less than the first, by what it waits at most.
+        let inactive = self.member.order.is_some() && left(lease.active_until) < self.member.lease_ms / 2;
+        inactive || left(lease.until) < self.member.lease_ms * 2 / 3
     }
 
     async fn fetch_some(&self, max: usize, wait: Duration, want: Want) -> Result<Fetched, Error> {
@@ -63,35 +132,45 @@ impl Consumer {
         let deadline = Instant::now() + wait.min(LONGEST);
         let mut changes = self.store.changes();
         loop {
+            let taking = Arc::clone(&member.taking).lock_owned().await;
             if let Some(news) = member.news() {
-                return Ok(news);
+                return Ok(Fetched::Turnover(news));
             }
-            if max == 0 || member.state().closed {
+            if member.state().closed || (max == 0 && member.order.is_none()) {
                 return Ok(Fetched::Deliveries(Vec::new()));
             }
             changes.mark_unchanged();
+            member.is_fetching();
             let mut pause = deadline;
-            let ready = member.collect_dropped(want) && (!member.exclusive || member.state().active);
+            let ready = member.collect_dropped(max, want);
             let hurry = ready || member.state().suspect || self.lease_is_old();
             let looking = Arc::clone(member);
-            let found = if hurry { None } else { Some(self.store.read(move |db| look(db, &looking, want)).await?) };
-            if found.as_ref().is_none_or(|found| found.work) {
-                let deliveries = self.take(max, want).await?;
+            // Who reads for others looks whether there is anything to read, whatever else it has to do.
+            let found = if hurry && member.order.is_none() {
+                Look::default()
+            } else {
+                self.store.read(move |db| look(db, &looking, max, want)).await?
+            };
+            let ahead = self.read_ahead(found.read).await?;
+            let placing = !ahead.is_empty();
+            if hurry || found.work || placing {
+                let deliveries = self.take(taking, max, want, ahead).await?;
                 if !deliveries.is_empty() {
                     return Ok(Fetched::Deliveries(deliveries));
                 }
-                pause = pause.min(Instant::now() + BEATEN);
+                pause = pause.min(Instant::now() + if placing { Duration::ZERO } else { BEATEN });
+            } else {
+                drop(taking);
             }
-            if let Some(next) = found.and_then(|found| found.next_ms) {
+            if let Some(next) = found.next_ms {
                 let next = from_unix_millis(next.try_into().unwrap_or(0));
                 pause = pause.min(Instant::now() + next.duration_since(SystemTime::now()).unwrap_or_default());
             }
             if let Some(news) = member.news() {
-                return Ok(news);
+                return Ok(Fetched::Turnover(news));
             }
             if Instant::now() >= deadline {
-                let standing_by = member.exclusive && !member.state().active;
-                return Ok(if standing_by { Fetched::StandBy } else { Fetched::Deliveries(Vec::new()) });
+                return Ok(Fetched::Deliveries(Vec::new()));
             }
             let renew_in = Duration::from_millis(member.lease_ms.unsigned_abs() / 3);
             tokio::select! {
@@ -118,8 +197,8 @@ fn enter(db: &Connection, group: &Group, names: &Names, stream_max_len: Option<u
         lease::join(db, id, consumer)?;
         readers.push(Reader { id, topic_id, topic: topic.clone() });
     }
-    let lease = Lease { until, claim_after: 0 };
-    Ok(Member::new(consumer, name, lease_ms, group.exclusive, readers, names.clone(), stream_max_len, lease))
+    let lease = Lease { until, ..Lease::default() };
+    Ok(Member::new(consumer, name, lease_ms, group.order.clone(), readers, names.clone(), stream_max_len, lease))
 }
 
 #[async_trait]
@@ -148,14 +227,14 @@ impl Subscription for Consumer {
 
     async fn begin(&self, delivery: &Delivery) -> Result<bool, Error> {
         let id = delivery.id();
-        let Some(slot) = self.member.in_hand.with(|held| held.get(&id).map(|held| held.item.slot)) else {
+        let Some(slot) = self.member.in_hand.with(|held| held.get(&id).map(|item| item.slot)) else {
             return Ok(false);
         };
         let (consumer, member) = (self.member.consumer, Arc::clone(&self.member));
         let finish = move |begun: Result<bool, Fault>| {
             let begun = begun?;
             if begun {
-                member.in_hand.with(|held| held.get_mut(&id).map(|held| held.item.attempts += 1));
+                member.in_hand.with(|held| held.get_mut(&id).map(|item| item.attempts += 1));
             } else {
                 member.in_hand.remove(id);
             }
@@ -165,6 +244,10 @@ impl Subscription for Consumer {
         begun.map_err(|fault| fault.error(self.store.path()))
     }
 
+    fn report(&self, text: String) {
+        self.member.state().report = text;
+    }
+
     async fn renew(&self) -> Result<Vec<DeliveryId>, Error> {
         let (member, renewed) = (Arc::clone(&self.member), Arc::clone(&self.member));
         let run = move |db: &Connection| {
@@ -172,6 +255,10 @@ impl Subscription for Consumer {
                 return Ok(None);
             }
             let lease = lease::extend(db, &member)?;
+            let report = member.state().report.clone();
+            if !report.is_empty() {
+                lease::report(db, member.consumer, &report)?;
+            }
             Ok(Some((lease, lease::owned(db, &member)?)))
         };
         let finish = move |outcome: Result<_, Fault>| {
@@ -180,8 +267,9 @@ impl Subscription for Consumer {
             renewed.state().lease = lease;
             Ok::<_, Fault>(renewed.forget_lost(&owned))
         };
-        let lost = self.store.write_then(run, finish).await?;
-        lost.map_err(|fault| fault.error(self.store.path()))
+        let lost = self.store.write_then(run, finish).await?.map_err(|fault| fault.error(self.store.path()))?;
+        self.trimmer.trim(&self.store).await;
+        Ok(lost)
     }
 
     async fn close(&self) -> Result<(), Error> {

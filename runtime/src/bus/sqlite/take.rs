@@ -1,19 +1,21 @@
 //! Taking deliveries: retries that are due, what others left behind, what is new. One transaction for all of them.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use rusqlite::{Connection, Row as Columns, params};
 
 use super::super::{Origin, first};
 use super::fault::Fault;
-use super::lease;
 use super::member::{Item, Lease, Member, Reader, Row, Slot};
-use super::topics;
-use super::turn::{self, Turn};
-use crate::event::{Fields, Message, Position};
+use super::place::Ahead;
+use super::slices::Changes;
+use super::{lease, ordered, topics};
+use crate::event::{Fields, Lane, Message, Position, Topic};
 
 /// New messages of one fetch stop at this many bytes, so that a batch of large ones does not fill the memory. A larger
 /// one comes alone.
-const FETCH_BYTES: usize = 16 << 20;
+pub(super) const FETCH_BYTES: usize = 16 << 20;
 
 /// What the caller of a fetch can take in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,33 +26,70 @@ pub(super) enum Want {
 }
 
 /// What one transaction took.
+#[derive(Default)]
 pub(super) struct Taken {
-    pub(super) turn: Turn,
     pub(super) lease: Lease,
+    /// What has become of its slices. If anything, nothing else was taken.
+    pub(super) changes: Changes,
+    /// Given back: of slices that others want.
+    pub(super) freed: HashSet<Slot>,
+    /// Others may have got something to do.
+    pub(super) moved: bool,
     pub(super) retries: Vec<Item>,
     /// Rows that were this consumer's without its knowing, after a transaction whose end was unclear.
     pub(super) adopted: Vec<Item>,
     pub(super) inherited: Vec<Item>,
     pub(super) fresh: Vec<Item>,
+    /// What was trimmed before it was read.
+    pub(super) gaps: Vec<Gap>,
 }
 
-pub(super) fn take(db: &Connection, member: &Member, max: usize, want: Want) -> Result<Taken, Fault> {
+/// Messages of a topic that were trimmed unread: how many, all from `first` to `last`.
+#[derive(Clone)]
+pub(super) struct Gap {
+    pub(super) topic: Topic,
+    pub(super) count: i64,
+    pub(super) first: i64,
+    pub(super) last: i64,
+}
+
+impl Gap {
+    /// Nothing is missing so far.
+    pub(super) fn none(reader: &Reader) -> Self {
+        Self { topic: Topic::clone(&reader.topic), count: 0, first: 0, last: 0 }
+    }
+
+    /// Two positions between which there is nothing.
+    pub(super) fn add(&mut self, before: i64, after: i64) {
+        if after > before + 1 {
+            self.first = if self.count == 0 { before + 1 } else { self.first };
+            self.last = after - 1;
+            self.count += after - before - 1;
+        }
+    }
+}
+
+pub(super) fn take(
+    db: &Connection,
+    member: &Member,
+    max: usize,
+    want: Want,
+    ahead: &[Ahead<Lane>],
+) -> Result<Taken, Fault> {
     if member.state().closed {
         // It has given everything back, or is about to: what it took now would wait for its lease to run out.
-        return Ok(Taken::nothing(member.state().lease));
+        return Ok(Taken { lease: member.state().lease, ..Taken::default() });
     }
     let lease = lease::extend(db, member)?;
-    let turn = if member.exclusive { turn::ask(db, member, lease)? } else { Turn::Mine };
-    let mut taken = Taken { turn, ..Taken::nothing(lease) };
-    if !matches!(taken.turn, Turn::Mine) {
-        return Ok(taken);
-    }
-    let (suspect, ready, rotation) = {
+    let (suspect, ready) = {
         let mut state = member.state();
-        (std::mem::take(&mut state.suspect), state.ready.len(), state.rotation)
+        (std::mem::take(&mut state.suspect), state.ready.len())
     };
-    let count = member.readers.len();
-    let rotated = || (0..count).map(|at| &member.readers[(at + rotation) % count]);
+    if member.order.is_some() {
+        return ordered::take(db, member, max, want, ahead, lease, suspect);
+    }
+    let mut taken = Taken { lease, ..Taken::default() };
+    let (count, rotated) = (member.readers.len(), || member.rotated());
     let mut room = max;
     for reader in rotated() {
         let retries = due_retries(db, member, reader, room)?;
@@ -73,19 +112,14 @@ pub(super) fn take(db: &Connection, member: &Member, max: usize, want: Want) -> 
     let mut bytes = FETCH_BYTES;
     for (at, reader) in rotated().enumerate() {
         let share = room.div_ceil(count - at);
-        taken.fresh.extend(fresh(db, member, reader, share, &mut room, &mut bytes)?);
+        let found = fresh(db, member, reader, share, &mut room, &mut bytes, &mut taken.gaps)?;
+        taken.fresh.extend(found);
     }
     for reader in rotated() {
-        taken.fresh.extend(fresh(db, member, reader, room, &mut room, &mut bytes)?);
+        let found = fresh(db, member, reader, room, &mut room, &mut bytes, &mut taken.gaps)?;
+        taken.fresh.extend(found);
     }
     Ok(taken)
-}
-
-impl Taken {
-    fn nothing(lease: Lease) -> Self {
-        let (retries, adopted, inherited, fresh) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { turn: Turn::Mine, lease, retries, adopted, inherited, fresh }
-    }
 }
 
 fn due_retries(db: &Connection, member: &Member, reader: &Reader, max: usize) -> Result<Vec<Item>, Fault> {
@@ -142,13 +176,7 @@ fn inherit(db: &Connection, member: &Member, reader: &Reader, lease: Lease, max:
 }
 
 /// Makes pending rows this consumer's: those that `free`, a condition on row `p` and its consumer `c`, lets go.
-pub(super) fn claim_pending(
-    db: &Connection,
-    member: &Member,
-    reader: &Reader,
-    free: &str,
-    max: i64,
-) -> Result<Vec<Item>, Fault> {
+fn claim_pending(db: &Connection, member: &Member, reader: &Reader, free: &str, max: i64) -> Result<Vec<Item>, Fault> {
     let mut statement = db.prepare_cached(&format!(
         "SELECT p.seq, p.attempts, p.inherited OR coalesce(p.consumer <> ?2, 0), m.fields
          FROM pending p LEFT JOIN message m ON m.topic = ?5 AND m.seq = p.seq
@@ -165,7 +193,8 @@ pub(super) fn claim_pending(
         };
         let origin = if row.get(2)? { Origin::Inherited } else { Origin::Dropped };
         let slot = Slot { reader: reader.id, row: Row::Pending(seq), token: member.token() };
-        items.push(Item { message: message(reader, seq, fields)?, attempts: row.get(1)?, origin, seq, slot });
+        let message = message(reader, seq, fields)?;
+        items.push(Item { message, attempts: row.get(1)?, origin, seq, slot, slice: None });
     }
     drop(rows);
     for item in &items {
@@ -175,26 +204,20 @@ pub(super) fn claim_pending(
         )?
         .execute(params![reader.id, item.seq, member.consumer, item.slot.token, inherited])?;
     }
-    for seq in gone {
-        // Trimming spares what is pending, so somebody has deleted the message by hand.
-        db.prepare_cached("DELETE FROM pending WHERE reader = ?1 AND seq = ?2")?.execute([reader.id, seq])?;
-        db.prepare_cached("UPDATE reader SET lost = lost + 1 WHERE id = ?1")?.execute([reader.id])?;
-    }
+    gone.into_iter().try_for_each(|seq| lose(db, reader, seq))?;
     Ok(items)
+}
+
+/// Counts a pending message as lost. Trimming spares what is pending, so somebody has deleted it by hand.
+pub(super) fn lose(db: &Connection, reader: &Reader, seq: i64) -> Result<(), Fault> {
+    db.prepare_cached("DELETE FROM pending WHERE reader = ?1 AND seq = ?2")?.execute([reader.id, seq])?;
+    db.prepare_cached("UPDATE reader SET lost = lost + 1 WHERE id = ?1")?.execute([reader.id])?;
+    Ok(())
 }
 
 /// Rows that are this consumer's and not in its hand.
 fn adopt(db: &Connection, member: &Member) -> Result<Vec<Item>, Fault> {
-    let known = member.slots();
-    let strays: Vec<Slot> = lease::owned(db, member)?.into_iter().filter(|slot| !known.contains(slot)).collect();
-    for slot in strays {
-        let sql = match slot.row {
-            Row::Pending(_) => "UPDATE pending SET consumer = NULL WHERE reader = ?1 AND seq = ?2",
-            Row::Retry(_) => "UPDATE retry SET consumer = NULL WHERE reader = ?1 AND id = ?2",
-        };
-        let (Row::Pending(id) | Row::Retry(id)) = slot.row;
-        db.prepare_cached(sql)?.execute([slot.reader, id])?;
-    }
+    lease::free_strays(db, member)?;
     let mut adopted = Vec::new();
     for reader in &member.readers {
         adopted.extend(claim_pending(db, member, reader, "p.consumer IS NULL", i64::MAX)?);
@@ -211,30 +234,29 @@ fn fresh(
     share: usize,
     room: &mut usize,
     bytes: &mut usize,
+    gaps: &mut Vec<Gap>,
 ) -> Result<Vec<Item>, Fault> {
     let mut items = Vec::new();
     let share = share.min(*room);
     if share == 0 || *bytes == 0 {
         return Ok(items);
     }
-    let (before, last): (i64, i64) = db
-        .prepare_cached("SELECT r.cursor, t.last FROM reader r JOIN topic t ON t.id = r.topic WHERE r.id = ?1")?
-        .query_row([reader.id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let (before, last) = topics::unread(db, reader.id)?;
     if before >= last {
         return Ok(items);
     }
-    let (mut cursor, mut lost, mut exhausted) = (before, 0, true);
+    let (mut cursor, mut gap, mut exhausted) = (before, Gap::none(reader), true);
     let mut statement =
         db.prepare_cached("SELECT seq, fields FROM message WHERE topic = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3")?;
     let mut rows = statement.query(params![reader.topic_id, before, limit(share)])?;
     while let Some(row) = rows.next()? {
         let (seq, fields): (i64, Vec<u8>) = (row.get(0)?, row.get(1)?);
-        lost += seq - cursor - 1;
+        gap.add(cursor, seq);
         cursor = seq;
         *bytes = bytes.saturating_sub(fields.len());
         let slot = Slot { reader: reader.id, row: Row::Pending(seq), token: member.token() };
         let message = message(reader, seq, fields)?;
-        items.push(Item { message, attempts: 0, origin: Origin::New, seq, slot });
+        items.push(Item { message, attempts: 0, origin: Origin::New, seq, slot, slice: None });
         if items.len() == share || *bytes == 0 {
             exhausted = false;
             break;
@@ -243,7 +265,7 @@ fn fresh(
     drop(rows);
     if exhausted {
         // The rest, up to where the topic ends, was trimmed.
-        lost += last - cursor;
+        gap.add(cursor, last + 1);
         cursor = last;
     }
     let mut insert = db.prepare_cached("INSERT INTO pending (reader, seq, consumer, token) VALUES (?1, ?2, ?3, ?4)")?;
@@ -251,12 +273,13 @@ fn fresh(
         insert.execute([reader.id, item.seq, member.consumer, item.slot.token])?;
     }
     db.prepare_cached("UPDATE reader SET cursor = ?2, lost = lost + ?3 WHERE id = ?1")?
-        .execute([reader.id, cursor, lost])?;
+        .execute([reader.id, cursor, gap.count])?;
+    gaps.extend(Some(gap).filter(|gap| gap.count > 0));
     *room -= items.len();
     Ok(items)
 }
 
-fn message(reader: &Reader, seq: i64, fields: Vec<u8>) -> Result<Message, Fault> {
+pub(super) fn message(reader: &Reader, seq: i64, fields: Vec<u8>) -> Result<Message, Fault> {
     let fields = Fields::unpack(Bytes::from(fields))?;
     Ok(first::message(reader.topic.clone(), topics::position(seq), fields))
 }
@@ -273,7 +296,8 @@ pub(super) fn retry_message(reader: &Reader, row: &Columns<'_>) -> Result<Messag
 
 /// Reads columns `id, seq, first, fields, attempts`.
 pub(super) fn retry_item(reader: &Reader, row: &Columns<'_>, origin: Origin, slot: Slot) -> Result<Item, Fault> {
-    Ok(Item { message: retry_message(reader, row)?, attempts: row.get(4)?, origin, seq: row.get(1)?, slot })
+    let (message, attempts, seq) = (retry_message(reader, row)?, row.get(4)?, row.get(1)?);
+    Ok(Item { message, attempts, origin, seq, slot, slice: None })
 }
 
 /// Makes an entry of the retry store this consumer's.
@@ -285,6 +309,6 @@ pub(super) fn own_retry(db: &Connection, member: &Member, item: &Item) -> Result
     Ok(())
 }
 
-fn limit(max: usize) -> i64 {
+pub(super) fn limit(max: usize) -> i64 {
     i64::try_from(max).unwrap_or(i64::MAX)
 }

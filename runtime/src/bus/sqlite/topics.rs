@@ -31,7 +31,7 @@ pub(super) fn append(db: &Connection, topic: &str, fields: &Fields, max_len: Opt
 }
 
 /// Deletes messages up to `last`, except those in somebody's hand.
-fn trim(db: &Connection, topic: i64, last: i64) -> Result<(), Fault> {
+pub(super) fn trim(db: &Connection, topic: i64, last: i64) -> Result<(), Fault> {
     db.prepare_cached(
         "DELETE FROM message WHERE topic = ?1 AND seq <= ?2 AND NOT EXISTS (
              SELECT 1 FROM reader r JOIN pending p ON p.reader = r.id AND p.seq = message.seq WHERE r.topic = ?1)",
@@ -64,6 +64,12 @@ pub(super) fn ensure_reader(db: &Connection, topic: i64, group: &str, start: &St
 pub(super) fn find_reader(db: &Connection, topic: &str, group: &str) -> Result<Option<i64>, Fault> {
     let sql = "SELECT r.id FROM reader r JOIN topic t ON t.id = r.topic WHERE t.name = ?1 AND r.name = ?2";
     Ok(db.prepare_cached(sql)?.query_row([topic, group], |row| row.get(0)).optional()?)
+}
+
+/// The position up to which a group has read, and the last one of the topic.
+pub(super) fn unread(db: &Connection, reader: i64) -> Result<(i64, i64), Fault> {
+    let sql = "SELECT r.cursor, t.last FROM reader r JOIN topic t ON t.id = r.topic WHERE r.id = ?1";
+    Ok(db.prepare_cached(sql)?.query_row([reader], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
 fn cursor(db: &Connection, topic: i64, start: &Start) -> Result<i64, Fault> {

@@ -15,7 +15,7 @@ use rusqlite::Connection;
 use tokio::sync::{oneshot, watch};
 
 use super::fault::Fault;
-use super::schema;
+use super::schema::{self, Syncs};
 
 /// How often the writer looks for commits of other processes. Half of the 50 ms within which a publish is to be seen;
 /// one look takes a few microseconds.
@@ -48,6 +48,7 @@ pub(super) enum Role {
 
 pub(super) struct Worker {
     pub(super) path: PathBuf,
+    pub(super) syncs: Syncs,
     pub(super) role: Role,
     /// Two threads that set up one new file would get in each other's way.
     pub(super) opening: Arc<Mutex<()>>,
@@ -133,7 +134,7 @@ impl Worker {
 
     fn connect(&self) -> Result<Open, Fault> {
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
-        let db = schema::connect(&self.path)?;
+        let db = schema::connect(&self.path, self.syncs)?;
         Ok(Open { db, identity: identity(&self.path), identified: Instant::now() })
     }
 

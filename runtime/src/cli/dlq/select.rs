@@ -1,15 +1,15 @@
 //! Which dead letters a command is about.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use anyhow::anyhow;
-use sandbar::bus::{Bus, DeadLetter};
+use sandbar::bus::{Bus, DeadLetter, Pace};
 use sandbar::config::{self, Config, HandlerConfig};
 use sandbar::dispatch::Filter;
 use sandbar::event::{Position, Topic};
 
-use super::Which;
 use crate::cli::{Failure, open};
 
 /// What narrows the choice down.
@@ -38,7 +38,7 @@ pub(super) struct Filters {
 /// A dead letter and whose it is.
 pub(super) struct Letter {
     pub(super) handler: String,
-    group: String,
+    pub(super) group: String,
     pub(super) kind: String,
     pub(super) dead: DeadLetter,
 }
@@ -50,15 +50,39 @@ pub(super) struct Desk {
     filters: Filters,
 }
 
-/// Dead letters of one group on one topic.
-pub(super) struct Batch<'a> {
-    pub(super) topic: &'a Topic,
-    pub(super) group: &'a str,
-    pub(super) ids: Vec<Position>,
+/// Goes through all that the filters let through, a page at a time: there may be more than fit into the memory.
+pub(super) struct Walk<'a> {
+    desk: &'a Desk,
+    places: VecDeque<Place<'a>>,
+    pace: Pace,
 }
 
-/// Dead letters read at once.
-const PAGE: usize = 500;
+/// The dead letters of one group on one topic, as far as a walk is.
+struct Place<'a> {
+    handler: &'a HandlerConfig,
+    topic: &'a Topic,
+    after: Option<Position>,
+    /// How many more to look at.
+    left: u64,
+}
+
+/// Some dead letters of one group on one topic, oldest first.
+pub(super) struct Page<'a> {
+    pub(super) topic: &'a Topic,
+    pub(super) group: &'a str,
+    pub(super) letters: Vec<Letter>,
+    /// How many were looked at.
+    seen: u64,
+}
+
+/// How many dead letters there are.
+#[derive(Default)]
+pub(super) struct Survey {
+    /// Those that the filters let through.
+    pub(super) chosen: u64,
+    /// All of each place, in the order of a walk.
+    seen: Vec<u64>,
+}
 
 fn glob(text: &str) -> Result<Filter, String> {
     Filter::new(&[text.to_owned()]).map_err(|error| error.to_string())
@@ -111,57 +135,54 @@ impl Desk {
     }
 
     /// All that the filters let through, oldest first within each handler and topic.
-    pub(super) async fn all(&self) -> Result<Vec<Letter>, Failure> {
-        let mut letters = Vec::new();
+    pub(super) fn walk(&self) -> Walk<'_> {
+        let mut places = VecDeque::new();
         for handler in self.config.all_handlers() {
             for topic in handler.group.topics.iter().filter(|topic| self.filters.covers(handler, topic)) {
-                self.read(handler, topic, &mut letters).await?;
+                places.push_back(Place { handler, topic, after: None, left: u64::MAX });
             }
         }
-        Ok(letters)
+        Walk { desk: self, places, pace: Pace::default() }
     }
 
-    async fn read(&self, handler: &HandlerConfig, topic: &Topic, letters: &mut Vec<Letter>) -> Result<(), Failure> {
-        let mut after: Option<Position> = None;
+    /// A walk that leaves out what has come since the survey: a handler that runs may give up again at once what was
+    /// just sent to it, and there would be no end. The oldest are those that were there.
+    pub(super) fn walk_again(&self, survey: &Survey) -> Walk<'_> {
+        let mut walk = self.walk();
+        for (place, seen) in walk.places.iter_mut().zip(&survey.seen) {
+            place.left = *seen;
+        }
+        walk
+    }
+
+    pub(super) async fn survey(&self) -> Result<Survey, Failure> {
+        let mut walk = self.walk();
+        let (places, mut survey) = (walk.places.len(), Survey::default());
+        survey.seen.resize(places, 0);
         loop {
-            let page = self.bus.dead_letters(topic, &handler.group.name, after.as_ref(), PAGE).await?;
-            let Some(last) = page.last() else { return Ok(()) };
-            after = Some(last.id.clone());
-            let letter = |dead: DeadLetter| Letter {
-                handler: handler.name.clone(),
-                group: handler.group.name.clone(),
-                kind: dead
-                    .fields
-                    .get("type")
-                    .map(|kind| String::from_utf8_lossy(kind).into_owned())
-                    .unwrap_or_default(),
-                dead,
-            };
-            letters.extend(page.into_iter().map(letter).filter(|letter| self.filters.lets_through(letter)));
+            let Some(page) = walk.next().await? else { return Ok(survey) };
+            // Those that a walk is done with are gone from its front.
+            let place = places - walk.places.len();
+            survey.chosen += page.letters.len() as u64;
+            survey.seen[place] += page.seen;
         }
     }
 
     /// The letter of this id, as `list` prints it or the last part of it alone.
     pub(super) async fn one(&self, id: &str) -> Result<Letter, Failure> {
-        let mut found: Vec<Letter> = self.all().await?.into_iter().filter(|letter| is(letter, id)).collect();
-        match found.len() {
-            1 => Ok(found.remove(0)),
-            0 => Err(Failure::usage(anyhow!("there is no dead letter {id}: `dlq list` lists those there are"))),
-            _ => {
-                let names: Vec<_> = found.iter().map(Letter::reference).collect();
-                Err(Failure::usage(anyhow!("{id} is the id of several dead letters, give one of {}", names.join(", "))))
-            }
-        }
+        Ok(self.of(&[id.to_owned()]).await?.remove(0))
     }
 
-    /// What the command line asks for. An id that is not there, or that several letters have, changes nothing.
-    pub(super) async fn chosen(&self, which: &Which) -> Result<Vec<Letter>, Failure> {
-        let all = self.all().await?;
-        if which.all {
-            return Ok(all);
+    /// The letters of these ids. An id that is not there, or that several letters have, is an error.
+    pub(super) async fn of(&self, ids: &[String]) -> Result<Vec<Letter>, Failure> {
+        let mut found = Vec::new();
+        let mut walk = self.walk();
+        while let Some(page) = walk.next().await? {
+            found.extend(page.letters.into_iter().filter(|letter| ids.iter().any(|id| is(letter, id))));
         }
-        for id in &which.ids {
-            match all.iter().filter(|letter| is(letter, id)).count() {
+        for id in ids {
+            let names: Vec<_> = found.iter().filter(|letter| is(letter, id)).map(Letter::reference).collect();
+            match names.len() {
                 1 => {}
                 0 => {
                     return Err(Failure::usage(anyhow!(
@@ -170,27 +191,48 @@ impl Desk {
                 }
                 _ => {
                     return Err(Failure::usage(anyhow!(
-                        "{id} is the id of several dead letters: write HANDLER/TOPIC/ID"
+                        "{id} is the id of several dead letters, give one of {}",
+                        names.join(", ")
                     )));
                 }
             }
         }
-        Ok(all.into_iter().filter(|letter| which.ids.iter().any(|id| is(letter, id))).collect())
+        Ok(found)
     }
+}
 
-    /// The letters by topic and group, at most `size` together.
-    pub(super) fn batches<'a>(&self, letters: &'a [Letter], size: usize) -> Vec<Batch<'a>> {
-        let same = |a: &Letter, b: &Letter| a.group == b.group && a.dead.topic == b.dead.topic;
-        letters
-            .chunk_by(same)
-            .flat_map(|of_one| of_one.chunks(size))
-            .map(|chunk| Batch {
-                topic: &chunk[0].dead.topic,
-                group: &chunk[0].group,
-                ids: chunk.iter().map(Letter::id).collect(),
-            })
-            .collect()
+// === impl Walk ===
+
+impl<'a> Walk<'a> {
+    /// The next page, perhaps an empty one; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Page<'a>>, Failure> {
+        loop {
+            let Some(place) = self.places.front_mut() else { return Ok(None) };
+            let (handler, topic) = (place.handler, place.topic);
+            let group = handler.group.name.as_str();
+            let count = self.pace.count().min(usize::try_from(place.left).unwrap_or(usize::MAX));
+            let page = match count {
+                0 => Vec::new(),
+                count => self.desk.bus.dead_letters(topic, group, place.after.as_ref(), count).await?,
+            };
+            let Some(last) = page.last() else {
+                self.places.pop_front();
+                continue;
+            };
+            place.after = Some(last.id.clone());
+            let seen = page.len() as u64;
+            place.left -= seen;
+            self.pace.learn(page.iter().map(|dead| &dead.fields));
+            let letters = page.into_iter().map(|dead| letter(handler, dead));
+            let letters = letters.filter(|letter| self.desk.filters.lets_through(letter)).collect();
+            return Ok(Some(Page { topic, group, letters, seen }));
+        }
     }
+}
+
+fn letter(handler: &HandlerConfig, dead: DeadLetter) -> Letter {
+    let kind = dead.fields.get("type").map(|kind| String::from_utf8_lossy(kind).into_owned()).unwrap_or_default();
+    Letter { handler: handler.name.clone(), group: handler.group.name.clone(), kind, dead }
 }
 
 fn is(letter: &Letter, id: &str) -> bool {

@@ -1,9 +1,11 @@
 //! From the bus to the workers: decode, choose, wait for others.
 
+use std::collections::VecDeque;
+
 use super::{Consumer, Ticket, Unsettled};
-use crate::bus::{Delivery, Fetched, Origin};
-use crate::dispatch::{self, Lane};
-use crate::event::{Effects, Message, Settlement, code};
+use crate::bus::{Delivery, Fetched, Origin, Slice, Turnover, Waiting};
+use crate::dispatch::{self, Order};
+use crate::event::{Effects, Settlement, Topic, code};
 use crate::pipeline::observe::Outcome;
 use crate::sandbox::Job;
 use crate::settle;
@@ -15,26 +17,34 @@ impl Consumer {
                 let jobs = deliveries.into_iter().filter_map(|delivery| self.admit(delivery)).collect();
                 self.submit(jobs);
             }
-            Fetched::Active { retrying } => {
-                self.new_turn();
-                for message in retrying {
-                    if let Some(lane) = self.lane_of(&message) {
-                        self.lanes.block(&lane, &message.first);
-                    }
-                }
-            }
-            Fetched::StandBy => self.new_turn(),
+            Fetched::Turnover(turnover) => self.turn_over(turnover),
         }
     }
 
-    /// Forgets what waits here: it belongs to the turn that is over.
-    fn new_turn(&mut self) {
-        self.turn += 1;
-        drop(self.lanes.clear());
-        self.lost.clear();
-        self.in_hand -= self.inherited.len();
-        self.inherited.clear();
-        for job in std::mem::take(&mut self.again) {
+    /// Slices come and go. What is known of one that comes is what the bus tells: nothing of an earlier turn of it counts.
+    fn turn_over(&mut self, turnover: Turnover) {
+        for slice in turnover.lost.iter().chain(&turnover.gained) {
+            self.turn += 1;
+            self.turns.insert(slice.clone(), self.turn);
+            drop(self.lanes.forget(&slice.topic, slice.number));
+            self.give_back_waiting(slice);
+        }
+        for Waiting { slice, lane, first } in &turnover.waiting {
+            self.lanes.block(&slice.topic, *lane, first);
+        }
+        for slice in &turnover.wanted {
+            drop(self.lanes.give_up(&slice.topic, slice.number));
+            self.give_back_waiting(slice);
+        }
+    }
+
+    /// Gives back what of a slice waits here for its call.
+    fn give_back_waiting(&mut self, slice: &Slice) {
+        let of_slice = |job: &Job<Ticket>| job.tag.is_of(slice);
+        let inherited = self.inherited.drain(..).partition::<VecDeque<_>, _>(of_slice);
+        let again = self.again.drain(..).partition::<Vec<_>, _>(of_slice);
+        (self.inherited, self.again) = (inherited.1, again.1);
+        for job in inherited.0.into_iter().chain(again.0) {
             self.given_back(job.tag);
         }
     }
@@ -44,28 +54,37 @@ impl Consumer {
     fn admit(&mut self, delivery: Delivery) -> Option<Job<Ticket>> {
         self.in_hand += 1;
         let mut ticket =
-            Ticket { attempt: delivery.attempts + 1, delivery, lane: None, turn: self.turn, recorded: false };
+            Ticket { attempt: delivery.attempts + 1, delivery, lane: None, turn: 0, recorded: false, probe: false };
         let message = &ticket.delivery.message;
         let envelope = match self.shared.profile.read(message) {
             Ok(envelope) => envelope,
-            Err(error) => return self.unreadable(ticket, None, code::BAD_HEADERS, error.to_string()),
+            Err(error) => {
+                self.find_lane(&mut ticket);
+                return self.unreadable(ticket, None, code::BAD_HEADERS, error.to_string());
+            }
         };
         if !self.settings.filter.matches(&envelope.metadata.kind) {
+            self.find_lane(&mut ticket);
             let settlement = Settlement::Ack(Effects::default());
             self.unsettled.push(Unsettled { ticket, event: None, settlement, outcome: Outcome::Skipped });
             return None;
         }
         let event = match self.shared.decoder.decode(message, envelope, self.raw()) {
             Ok(event) => event,
-            Err(error) => return self.unreadable(ticket, None, error.code(), error.to_string()),
+            Err(error) => {
+                let (code, reason) = (error.code(), error.to_string());
+                self.find_lane(&mut ticket);
+                return self.unreadable(ticket, None, code, reason);
+            }
         };
         ticket.lane = dispatch::lane(self.settings.order, self.settings.key.as_deref(), &event);
-        let (lane, first) = (ticket.lane.clone(), event.first.clone());
+        self.note_turn(&mut ticket);
+        let (lane, topic, first) = (ticket.lane, Topic::clone(&event.topic), event.first.clone());
         let job = Job { event, attempt: ticket.attempt, replayed: false, tag: ticket };
         let job = match lane {
             None => job,
             Some(lane) => {
-                let admitted = self.lanes.admit(&lane, &first, job);
+                let admitted = self.lanes.admit(&topic, lane, &first, job);
                 // What is held back gives its permit up.
                 self.in_hand -= usize::from(admitted.is_none());
                 admitted?
@@ -87,13 +106,22 @@ impl Consumer {
         None
     }
 
-    fn lane_of(&self, message: &Message) -> Option<Lane> {
-        let envelope = self.shared.profile.read(message).ok()?;
-        // What will be skipped when it comes has no lane then, and would never let go of this one.
-        if !self.settings.filter.matches(&envelope.metadata.kind) {
-            return None;
+    /// What will not be called has no key, but a lane may wait for it: the types that are wanted, or the schemas, were
+    /// others when it was sent to the retry store.
+    fn find_lane(&self, ticket: &mut Ticket) {
+        let message = &ticket.delivery.message;
+        if self.settings.order != Order::None && ticket.delivery.origin != Origin::New {
+            ticket.lane = self.lanes.waits_for(&message.topic, &message.first);
+            self.note_turn(ticket);
         }
-        let event = self.shared.decoder.decode(message, envelope, self.raw()).ok()?;
-        dispatch::lane(self.settings.order, self.settings.key.as_deref(), &event)
+    }
+
+    fn note_turn(&self, ticket: &mut Ticket) {
+        ticket.turn = ticket.slice().map_or(0, |slice| self.turn_of(&slice));
+    }
+
+    /// Which turn of a slice it is: it goes up whenever the slice comes or goes.
+    pub(super) fn turn_of(&self, slice: &Slice) -> u64 {
+        self.turns.get(slice).copied().unwrap_or(0)
     }
 }

@@ -2,16 +2,19 @@
 
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::{BATCH, Begun, Consumer, Step, Ticket, rest_for};
 use crate::bus;
+use crate::event::{Effects, Settlement, Verdict};
 use crate::pipeline::backoff::Backoff;
 use crate::sandbox::{Finished, Job, Ran};
-use crate::settle::{self, Attempt};
+use crate::settle::Attempt;
 
 impl Consumer {
-    pub(super) fn submit(&mut self, jobs: Vec<Job<Ticket>>) {
+    /// To the workers, whatever the gate says: see [`Consumer::submit`].
+    pub(super) fn hand_over(&mut self, jobs: Vec<Job<Ticket>>) {
+        self.gate.calling += jobs.len();
         let mut jobs = jobs.into_iter().peekable();
         while jobs.peek().is_some() {
             let batch = jobs.by_ref().take(BATCH).collect();
@@ -62,7 +65,14 @@ impl Consumer {
 
     /// A job comes back from the workers.
     pub(super) fn called(&mut self, finished: Finished<Ticket>) {
-        let Finished { event, tag: ticket, ran } = finished;
+        let Finished { event, tag: mut ticket, ran } = finished;
+        self.gate.calling -= 1;
+        match &ran {
+            Ran::NotCalled(_) | Ran::Called { verdict: Verdict::Reject { .. }, .. } => self.void_probe(&mut ticket),
+            Ran::Called { verdict: Verdict::Retry { .. }, .. } => self.call_failed(&mut ticket),
+            // It has succeeded when its effects are stored.
+            Ran::Called { verdict: Verdict::Done, .. } => {}
+        }
         match ran {
             Ran::NotCalled(_) if self.draining => self.not_called(ticket),
             Ran::NotCalled(reason) => {
@@ -70,10 +80,16 @@ impl Consumer {
                 self.again.push(Job { event, attempt: ticket.attempt, replayed: false, tag: ticket });
             }
             Ran::Called { verdict, effects, .. } => {
-                let settlement = settle::decide(verdict, effects, &self.attempt(ticket.attempt), &self.settings.policy);
+                let settlement = self.decide(verdict, effects, ticket.attempt);
                 self.decided(ticket, Some(event), settlement);
             }
         }
+    }
+
+    /// What becomes of a delivery whose handler was called.
+    pub(super) fn decide(&self, verdict: Verdict, effects: Effects, attempt: u32) -> Settlement {
+        let (attempt, now) = (self.attempt(attempt), Instant::now());
+        self.gate.breaker.decide(verdict, effects, &attempt, &self.settings.policy, now)
     }
 
     pub(super) fn attempt(&self, number: u32) -> Attempt<'_> {
@@ -84,7 +100,7 @@ impl Consumer {
 
 /// A number in `0.0..1.0`. Not from the clock: events that fail together are settled within microseconds of each other,
 /// and it is those that are to be spread.
-fn dice() -> f64 {
+pub(super) fn dice() -> f64 {
     // Every hasher that the standard library makes has other keys.
     let random = RandomState::new().build_hasher().finish();
     // What a double can hold of it.

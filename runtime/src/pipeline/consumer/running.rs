@@ -7,18 +7,21 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
+use super::super::control::Control;
 use super::super::{Quiet, Shared, Stopped, Tally};
-use super::Consumer;
 use super::scripted::{BOUND, Did, Scripted};
+use super::{Consumer, Gate};
 use crate::bus::Subscription;
 use crate::config::{Config, Environment};
 use crate::decode::Decoder;
 use crate::event::{Event, KeyList, Versioned};
 use crate::sandbox::{self, Draft, DraftError, Module, Prepared, Sandbox, Services, Workers};
+use crate::settle::Breaker;
 
 /// A consumer that runs.
 pub(super) struct Running {
     pub(super) bus: Arc<Scripted>,
+    pub(super) control: Arc<Control>,
     drain: watch::Sender<bool>,
     task: JoinSet<Tally>,
     pub(super) shared: Arc<Shared>,
@@ -54,10 +57,12 @@ impl Running {
         let (drain, draining) = watch::channel(false);
         let (stop, stopped) = mpsc::channel(1);
         let subscription = Arc::clone(bus) as Arc<dyn Subscription>;
-        let consumer = Consumer::new(settings, handler, subscription, Arc::clone(&shared), stop);
+        let control = Control::new(&config);
+        let gate = Gate::new(Breaker::new(settings.breaker), control.steering(&settings.name), None);
+        let consumer = Consumer::new(settings, handler, subscription, Arc::clone(&shared), gate, stop);
         let mut task = JoinSet::new();
         task.spawn(consumer.run(draining));
-        Self { bus: Arc::clone(bus), drain, task, shared, stopped }
+        Self { bus: Arc::clone(bus), control, drain, task, shared, stopped }
     }
 
     /// Drains it, and waits until it has ended.

@@ -1,14 +1,16 @@
 //! A subscription that answers as a test tells it to, and remembers what it was asked.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use crate::bus::{self, Delivery, DeliveryId, Fetched, InHand, Origin, Settled, Subscription};
-use crate::event::{Encoding, Envelope, Fields, Message, Metadata, Settlement};
+use crate::bus::{
+    self, Delivery, DeliveryId, Fetched, InHand, Origin, Settled, Slice, Subscription, Turnover, Waiting,
+};
+use crate::event::{Encoding, Envelope, Fields, Lane, Message, Metadata, SLICES, Settlement};
 use crate::wire::{Identity, Profile, now_time};
 
 /// No wait of a test is longer.
@@ -19,9 +21,19 @@ pub(super) const BOUND: Duration = Duration::from_secs(8);
 pub(super) enum Read {
     New(Vec<usize>),
     Inherited(usize, u32),
-    Active(Vec<usize>),
-    StandBy,
+    /// All slices come, and these events wait for a retry, each in the lane of its key or all in that of the topic.
+    Gained(Vec<usize>, By),
+    Lost,
+    /// Others are to have all slices.
+    Wanted,
     Fails,
+}
+
+/// What lanes are named by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum By {
+    Topic,
+    Key,
 }
 
 /// What becomes of a settlement; without one it is committed.
@@ -51,6 +63,8 @@ struct State {
     answers: HashMap<usize, VecDeque<Answer>>,
     begins: VecDeque<Result<bool, ()>>,
     retries: Vec<(usize, u32, SystemTime)>,
+    /// The lane that each retry named.
+    lanes: BTreeMap<usize, Option<Lane>>,
     lost: Vec<DeliveryId>,
     out: HashMap<usize, DeliveryId>,
     did: Vec<Did>,
@@ -100,6 +114,11 @@ impl Scripted {
 
     pub(super) fn renewals(&self) -> usize {
         self.lock().renewals
+    }
+
+    /// The lanes that retries named, by the number of the event.
+    pub(super) fn lanes(&self) -> Vec<Option<Lane>> {
+        self.lock().lanes.values().copied().collect()
     }
 
     /// How often a settlement of this event was sent and not taken.
@@ -166,14 +185,16 @@ impl Scripted {
             Read::Inherited(n, attempts) => {
                 Ok(Fetched::Deliveries(vec![self.deliver(&mut state, n, attempts, Origin::Inherited)]))
             }
-            Read::Active(retrying) => {
+            Read::Gained(retrying, by) => {
                 self.hand.with(HashMap::clear);
-                Ok(Fetched::Active { retrying: retrying.into_iter().map(|n| self.message(n)).collect() })
+                let waiting = retrying.into_iter().map(|number| waiting(number, by)).collect();
+                Ok(Fetched::Turnover(Turnover { gained: slices(), waiting, ..Turnover::default() }))
             }
-            Read::StandBy => {
+            Read::Lost => {
                 self.hand.with(HashMap::clear);
-                Ok(Fetched::StandBy)
+                Ok(Fetched::Turnover(Turnover { lost: slices(), ..Turnover::default() }))
             }
+            Read::Wanted => Ok(Fetched::Turnover(Turnover { wanted: slices(), ..Turnover::default() })),
             Read::Fails => Err(down()),
         })
     }
@@ -208,6 +229,7 @@ impl Scripted {
                 Settlement::Dead(cause) => Did::Buried(number, cause.code),
                 Settlement::Retry(entry) => {
                     state.retries.push((number, entry.attempts, entry.due));
+                    state.lanes.insert(number, entry.lane);
                     Did::Retried(number, entry.attempts, entry.code)
                 }
             };
@@ -231,6 +253,17 @@ impl Scripted {
     }
 }
 
+fn slices() -> Vec<Slice> {
+    (0..SLICES).map(|number| Slice { topic: "in".into(), number }).collect()
+}
+
+fn waiting(number: usize, by: By) -> Waiting {
+    let key = if by == By::Key { (number % 3).to_string() } else { String::new() };
+    let lane = Lane::of("in", key.as_bytes());
+    let slice = Slice { topic: "in".into(), number: lane.slice() };
+    Waiting { slice, lane, first: number.to_string().as_str().into() }
+}
+
 fn down() -> bus::Error {
     bus::Error::Unavailable { url: "test:".into(), reason: "down".into() }
 }
@@ -241,7 +274,11 @@ impl Subscription for Scripted {
         "scripted"
     }
 
-    async fn fetch(&self, _max: usize, wait: Duration) -> Result<Fetched, bus::Error> {
+    async fn fetch(&self, max: usize, wait: Duration) -> Result<Fetched, bus::Error> {
+        if max == 0 {
+            tokio::time::sleep(wait).await;
+            return Ok(Fetched::Deliveries(Vec::new()));
+        }
         self.wait(wait, true).await
     }
 
@@ -268,6 +305,8 @@ impl Subscription for Scripted {
         }
         Ok(began && number.is_some())
     }
+
+    fn report(&self, _text: String) {}
 
     async fn renew(&self) -> Result<Vec<DeliveryId>, bus::Error> {
         let mut state = self.lock();

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Consumer, Flushed, Meta, Step, Ticket, Unsettled};
-use crate::bus::{self, Delivery, DeliveryId, Settled};
-use crate::dispatch::{Lane, Release};
-use crate::event::{Effects, Event, Message, RetryEntry, Settlement, Verdict, code};
+use crate::bus::{self, Delivery, DeliveryId, Settled, Slice};
+use crate::dispatch::Release;
+use crate::event::{Effects, Event, Lane, Message, RetryEntry, Settlement, Topic, Verdict, code};
 use crate::pipeline::Stopped;
 use crate::pipeline::backoff::Backoff;
 use crate::pipeline::observe::{Outcome, Record};
@@ -42,6 +42,7 @@ impl Consumer {
                 lane: ticket.lane,
                 turn: ticket.turn,
                 recorded: ticket.recorded,
+                probe: ticket.probe,
                 message: ticket.delivery.message.clone(),
                 event,
                 outcome,
@@ -76,7 +77,8 @@ impl Consumer {
             Settled::Committed => self.ended(meta),
             Settled::Lost => self.ended(Meta { outcome: Outcome::Lost, ..meta }),
             Settled::Conflict(delivery) => {
-                let (ticket, event, _) = meta.with(delivery);
+                let (mut ticket, event, _) = meta.with(delivery);
+                self.void_probe(&mut ticket);
                 // Only a call reads keys, so there is an event.
                 match event {
                     Some(event) if !self.draining => {
@@ -86,12 +88,14 @@ impl Consumer {
                 }
             }
             Settled::Refused(delivery, reason) => {
-                let (ticket, event, outcome) = meta.with(delivery);
+                let (mut ticket, event, outcome) = meta.with(delivery);
                 let refusal = reason.clone();
                 let verdict = Verdict::Retry { code: code::EFFECTS_REFUSED.to_owned(), reason, after: None };
-                let attempt = self.attempt(ticket.attempt);
-                let settlement = settle::decide(verdict, Effects::default(), &attempt, &self.settings.policy);
                 let had_effects = matches!(outcome, Outcome::Acked { .. });
+                if had_effects {
+                    self.call_failed(&mut ticket);
+                }
+                let settlement = self.decide(verdict, Effects::default(), ticket.attempt);
                 let decided = decided(ticket, event, settlement);
                 if had_effects {
                     self.unsettled.push(decided);
@@ -122,6 +126,12 @@ impl Consumer {
         self.forget(meta.id);
         self.inheriting &= !meta.recorded;
         self.tally.count(&meta.outcome);
+        self.count_settled(matches!(meta.outcome, Outcome::Dead { .. }));
+        match meta.outcome {
+            Outcome::Acked { .. } => self.call_succeeded(meta.probe),
+            _ if meta.probe => self.gate.breaker.probe_is_void(),
+            _ => {}
+        }
         self.tell(&meta);
         match &meta.outcome {
             outcome if outcome.is_failure() => self.failed(),
@@ -129,7 +139,13 @@ impl Consumer {
             _ => {}
         }
         let how = if matches!(meta.outcome, Outcome::Retrying { .. }) { Release::Retrying } else { Release::Gone };
-        self.release(meta.lane.as_ref(), meta.turn, &meta.message, how);
+        if meta.outcome == Outcome::Lost
+            && let Some(lane) = meta.lane
+        {
+            // The slice may be another's already: what waits goes back, and comes again in order if it is not.
+            drop(self.lanes.give_up(&meta.message.topic, lane.slice()));
+        }
+        self.release(meta.lane, meta.turn, &meta.message, how);
     }
 
     /// A delivery goes back although its call has not started. If its start was recorded, that is undone: the next host
@@ -143,17 +159,19 @@ impl Consumer {
             due: SystemTime::now(),
             code: String::new(),
             reason: "given back before its call".to_owned(),
+            lane: ticket.lane,
         };
         let (settlement, outcome) = (Settlement::Retry(entry), Outcome::GivenBack);
         self.unsettled.push(Unsettled { ticket, event: None, settlement, outcome });
     }
 
     /// A delivery goes back to the bus unsettled: its receipt is dropped here.
-    pub(super) fn given_back(&mut self, ticket: Ticket) {
+    pub(super) fn given_back(&mut self, mut ticket: Ticket) {
+        self.void_probe(&mut ticket);
         self.in_hand -= 1;
         self.inheriting &= !ticket.recorded;
         self.forget(ticket.delivery.id());
-        self.release(ticket.lane.as_ref(), ticket.turn, &ticket.delivery.message, Release::Gone);
+        self.release(ticket.lane, ticket.turn, &ticket.delivery.message, Release::Gone);
     }
 
     fn forget(&mut self, id: DeliveryId) {
@@ -165,10 +183,13 @@ impl Consumer {
     }
 
     /// Lets the next of the lane run.
-    fn release(&mut self, lane: Option<&Lane>, turn: u64, message: &Message, how: Release) {
-        let Some(lane) = lane.filter(|_| turn == self.turn) else { return };
+    fn release(&mut self, lane: Option<Lane>, turn: u64, message: &Message, how: Release) {
+        let Some(lane) = lane else { return };
+        if turn != self.turn_of(&Slice { topic: Topic::clone(&message.topic), number: lane.slice() }) {
+            return;
+        }
         let mut released = (message.first.clone(), how);
-        while let Some(job) = self.lanes.release(lane, &released.0, released.1) {
+        while let Some(job) = self.lanes.release(&message.topic, lane, &released.0, released.1) {
             if self.draining || self.lost.remove(&job.tag.delivery.id()) {
                 released = (job.event.first.clone(), Release::Gone);
                 continue;
@@ -223,7 +244,10 @@ impl Consumer {
 }
 
 /// A settlement with what it will be told as.
-fn decided(ticket: Ticket, event: Option<Event>, settlement: Settlement) -> Unsettled {
+fn decided(ticket: Ticket, event: Option<Event>, mut settlement: Settlement) -> Unsettled {
+    if let Settlement::Retry(entry) = &mut settlement {
+        entry.lane = ticket.lane;
+    }
     let outcome = match &settlement {
         Settlement::Ack(effects) => Outcome::Acked { published: effects.publish.len(), written: effects.writes.len() },
         Settlement::Retry(entry) => {
@@ -239,7 +263,7 @@ fn decided(ticket: Ticket, event: Option<Event>, settlement: Settlement) -> Unse
 impl Meta {
     /// The ticket again, from a delivery that the bus gave back.
     fn with(self, delivery: Delivery) -> (Ticket, Option<Event>, Outcome) {
-        let Self { attempt, lane, turn, recorded, event, outcome, .. } = self;
-        (Ticket { delivery, attempt, lane, turn, recorded }, event, outcome)
+        let Self { attempt, lane, turn, recorded, probe, event, outcome, .. } = self;
+        (Ticket { delivery, attempt, lane, turn, recorded, probe }, event, outcome)
     }
 }

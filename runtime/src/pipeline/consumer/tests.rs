@@ -6,8 +6,8 @@ use proptest::prelude::*;
 use tokio::time::sleep;
 
 use super::running::Running;
-use super::scripted::{Answer, BOUND, Did, Read, Scripted};
-use crate::event::code;
+use super::scripted::{Answer, BOUND, By, Did, Read, Scripted};
+use crate::event::{Lane, code};
 use crate::pipeline::Stopped;
 
 /// Long enough for hundreds of rounds of a loop that does not pause.
@@ -93,7 +93,7 @@ async fn nothing_new_is_read_while_too_much_is_held_back() {
 
 #[tokio::test]
 async fn a_retry_whose_type_is_no_longer_wanted_blocks_no_lane() {
-    let bus = Scripted::new(&["other", "ok"], [Read::Active(vec![0]), new([0]), new([1])]);
+    let bus = Scripted::new(&["other", "ok"], [Read::Gained(vec![0], By::Topic), Read::Inherited(0, 0), new([1])]);
     let running = Running::start(&bus, "order = \"topic\"\ntypes = [\"ok\"]");
     bus.until("the next runs", |did| did.contains(&Did::Acked(1))).await;
     let (tally, _) = running.drain().await;
@@ -121,12 +121,46 @@ async fn a_new_turn_forgets_what_waits_and_keeps_the_order_of_what_comes_again()
     let running = Running::start(&bus, "order = \"topic\"\nmax_attempts = 2");
     bus.answer(0, [Answer::Down; 3]);
     bus.until("the first has run", |did| !did.is_empty()).await;
-    bus.read([Read::StandBy, Read::StandBy, Read::Active(vec![]), new(0..3)]);
+    bus.read([Read::Lost, Read::Lost, Read::Gained(vec![], By::Topic), new(0..3)]);
     bus.until("all run", |did| did.contains(&Did::Acked(2))).await;
     let (tally, did) = running.drain().await;
     let settled: Vec<_> = did.iter().filter(|did| matches!(did, Did::Acked(_) | Did::Buried(..))).collect();
     assert_eq!(settled, [&Did::Buried(0, "retry".into()), &Did::Acked(1), &Did::Acked(2)], "{did:?}");
     assert_eq!(tally.lost, 1, "what ran in the turn before");
+}
+
+#[tokio::test]
+async fn what_waits_for_a_retry_when_a_slice_comes_is_not_overtaken() {
+    let bus = Scripted::new(&["ok"; 3], [Read::Gained(vec![0], By::Topic), new(1..3)]);
+    let running = Running::start(&bus, "order = \"topic\"");
+    sleep(A_WHILE).await;
+    assert_eq!(bus.did(), [], "0 comes first");
+    bus.read([new([0])]);
+    bus.until("all run", |did| did.contains(&Did::Acked(2))).await;
+    let (_, did) = running.drain().await;
+    assert_eq!(did, [Did::Acked(0), Did::Acked(1), Did::Acked(2)]);
+}
+
+#[tokio::test]
+async fn what_has_not_started_goes_back_when_others_want_its_slice() {
+    let bus = Scripted::new(&["retry", "ok", "ok"], [new(0..3)]);
+    let running = Running::start(&bus, "order = \"topic\"\nretry_first = \"1m\"");
+    bus.until("the first has failed", |did| !did.is_empty()).await;
+    bus.read([Read::Wanted]);
+    bus.until("the others go back", |did| did.contains(&Did::Returned(1)) && did.contains(&Did::Returned(2))).await;
+    sleep(A_WHILE).await;
+    let (tally, _) = running.drain().await;
+    assert_eq!((tally.acked, tally.retried), (0, 1), "they come again here, and still wait for the first");
+}
+
+#[tokio::test]
+async fn a_retry_names_the_lane_that_waits_for_it() {
+    let bus = Scripted::new(&["retry", "retry"], [new(0..2)]);
+    let running = Running::start(&bus, "order = \"key\"\nkey = \"/key\"\nretry_first = \"1m\"");
+    bus.until("both wait", |did| did.len() == 2).await;
+    let lanes = [b"0", b"1"].map(|key| Some(Lane::of("in", key)));
+    assert_eq!(bus.lanes(), lanes);
+    running.drain().await;
 }
 
 #[tokio::test]
@@ -200,6 +234,8 @@ proptest! {
         order in 0_usize..3,
         in_flight in 1_usize..6,
         drain_after in 0_u64..120,
+        breaker in 0_usize..3,
+        pauses in proptest::collection::vec(0_u64..30, 0..5),
     ) {
         let kinds: Vec<&str> = kinds.into_iter().map(|kind| ["ok", "retry", "reject", "other", ""][kind]).collect();
         let mut reads = Vec::new();
@@ -208,7 +244,7 @@ proptest! {
                 0 => reads.push(Read::Inherited(n, 0)),
                 1 => reads.push(Read::Inherited(n, 9)),
                 2 => reads.extend([Read::Fails, new([n])]),
-                3 if order > 0 => reads.extend([Read::StandBy, Read::Active((0..n).collect()), new([n])]),
+                3 if order > 0 => reads.extend([[Read::Lost, Read::Wanted][n % 2].clone(), Read::Gained((0..n).collect(), if order == 1 { By::Topic } else { By::Key }), new([n])]),
                 _ => match reads.last_mut() {
                     Some(Read::New(some)) if way > 5 => some.push(n),
                     _ => reads.push(new([n])),
@@ -219,10 +255,16 @@ proptest! {
         (0..kinds.len()).zip(scripts).for_each(|(n, script)| bus.answer(n, script));
         bus.begins(begins);
         let order = ["", "order = \"topic\"", "order = \"key\"\nkey = \"/key\""][order];
-        let settings = format!("{order}\nin_flight = {in_flight}\nparked_max = 4\nmax_attempts = 2\ntypes = [\"ok\", \"re*\"]");
+        let breaker = ["breaker = false", "[handler.breaker]\nfailures = 1\npause_first = \"5ms\"\npause_max = \"20ms\"",
+            "[handler.breaker]\nfailures = 3\npause_first = \"1ms\""][breaker];
+        let settings = format!("{order}\nin_flight = {in_flight}\nparked_max = 4\nmax_attempts = 2\ntypes = [\"ok\", \"re*\"]\n{breaker}");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let running = Running::start(&bus, &settings);
+            for (n, pause) in pauses.into_iter().enumerate() {
+                sleep(Duration::from_millis(pause)).await;
+                if n % 2 == 0 { running.control.pause(None).unwrap() } else { running.control.resume(None).unwrap() }
+            }
             sleep(Duration::from_millis(drain_after)).await;
             running.drain().await;
         });

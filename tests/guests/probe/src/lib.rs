@@ -39,6 +39,7 @@ impl Guest for Probe {
             "static" => say(format!("{}", CALLS.fetch_add(1, Ordering::Relaxed))),
             "publish" => publish(&event),
             "keys" => use_keys(&event),
+            "depends" => depends(&event),
             "config" => say(format!("{:?}", config::get(&text(&event, "name")))),
             "secret" => say(format!("{:?}", secrets::get(&text(&event, "name")))),
             "log" => write_log(&event),
@@ -104,6 +105,15 @@ fn use_keys(event: &Event) -> Outcome {
         "ok" => Ok(()),
         "retry" => retry(event),
         _ => say(said.join("\n")),
+    }
+}
+
+/// Needs something that a test can take away: fails as `retry` does while the key `dependency` says `down`.
+fn depends(event: &Event) -> Outcome {
+    match keys::get("dependency") {
+        Ok(Some(value)) if value == b"down" => retry(event),
+        Ok(_) => Ok(()),
+        Err(error) => say(format!("{error:?}")),
     }
 }
 

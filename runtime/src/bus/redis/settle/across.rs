@@ -5,10 +5,13 @@
 
 use redis::Pipeline;
 
+use super::super::effects::{push_reads, unfit};
+use super::super::errors::copy;
+use super::super::hold::CHECKS;
 use super::super::link::Answer;
 use super::super::slots::slot;
-use super::super::{errors, parse, scripts};
-use super::{Held, Member, Part, copy, push_reads, sendable};
+use super::super::{errors, parse};
+use super::{Held, Member, Part};
 use crate::bus::{Settled, stream_name};
 use crate::event::{Effects, Outgoing, Settlement, Topic};
 
@@ -31,6 +34,15 @@ impl Member {
         }
     }
 
+    /// The key space of an acknowledgement, for a script's keys.
+    fn space_for(&self, held: &Held, effects: &Effects) -> String {
+        match effects.key_space.as_str() {
+            // Not touched: any key of the same slot serves.
+            "" => self.topics[held.topic].stream.clone(),
+            space => self.shared.space(space),
+        }
+    }
+
     /// Appends what has to go to other slots. A part that goes no further has its answer afterwards.
     pub(super) async fn append_across(&self, parts: &mut [&mut Part]) {
         if self.shared.link.cluster().is_none() {
@@ -40,7 +52,7 @@ impl Member {
         for part in parts.iter_mut().filter(|part| !part.held.appended) {
             let Some(Settlement::Ack(effects)) = &part.settlement else { continue };
             let is_across = effects.publish.iter().any(|message| self.is_across(&part.held, &message.topic));
-            if is_across && sendable(effects).is_ok() && !self.is_space_across(&part.held, effects) {
+            if is_across && unfit(effects).is_none() && !self.is_space_across(&part.held, effects) {
                 some.push(part);
             }
         }
@@ -60,7 +72,7 @@ impl Member {
             let streams = self.streams_across(part);
             let effects = part.effects();
             let space = self.space_for(&part.held, effects);
-            let mut check = self.held_call(&scripts::CHECK, &part.held, &[&space]);
+            let mut check = self.held_call(&CHECKS, &part.held, &[&space]);
             push_reads(&mut check, effects);
             commands.add_command(check);
             for stream in &streams {
