@@ -1,10 +1,12 @@
 //! Order, trimming and effects without a delivery, on topics that lie on several nodes of a cluster.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sandbar::bus::{Applied, Bus, Delivery, Error, Settings, Trim, open};
 use sandbar::event::{Effects, Settlement};
 
+use super::divided::{Done, assert_in_order, run};
 use crate::conformance::ordered::{Owner, ordered};
 use crate::conformance::{LONG_LEASE, SHORT_LEASE, commit, consume, group, numbered, publish, while_renewing};
 use crate::support::bounded;
@@ -79,4 +81,38 @@ async fn effects_without_a_delivery_are_refused_whole_if_they_span_nodes() {
     assert_eq!((length(&cluster, &a).await, length(&cluster, &b).await), (0, 0));
     assert_eq!(bus.apply(&effects(&[&b, &b])).await.unwrap(), Applied::Committed);
     assert_eq!(length(&cluster, &b).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lanes_keep_their_order_while_their_slot_moves() {
+    const COUNT: usize = 1_500;
+    let cluster = Cluster::start(2, 0).await;
+    let done = Done::default();
+    let mut hosts = tokio::task::JoinSet::new();
+    for _ in 0..2 {
+        let subscription = open_plain(&cluster.url()).await.subscribe(&ordered(SHORT_LEASE)).await.unwrap();
+        hosts.spawn(run(subscription, Arc::clone(&done), COUNT, false));
+    }
+    let bus = open_plain(&cluster.url()).await;
+    let publishing = async {
+        for n in 0..COUNT {
+            bus.publish(&[numbered("t", n)]).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let (slot, first) = (cluster.slot("t").await, cluster.owner("t").await);
+    let moving = async {
+        for (from, to) in [(first, 1 - first), (1 - first, first)] {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            cluster.begin_move(slot, from, to).await;
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            assert!(cluster.move_keys(slot, from, to).await > 1);
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            cluster.move_keys(slot, from, to).await;
+            cluster.end_move(slot, to).await;
+        }
+    };
+    tokio::join!(publishing, moving);
+    bounded("handling all", async { while hosts.join_next().await.transpose().unwrap().is_some() {} }).await;
+    assert_in_order(&done, COUNT);
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use redis::Value;
-use sandbar::bus::{Error, Settled};
+use sandbar::bus::{Durability, Error, Settings, Settled};
 
 use super::failover::{Feed, all_done, effects, fanout, joined, said_once};
-use super::{host, trouble};
+use super::{host, host_with, trouble};
 use crate::conformance::{LONG_LEASE, SHORT_LEASE, ack, commit, join, publish, settle, take};
 use crate::support::bounded;
 use crate::support::events::open;
@@ -173,4 +173,34 @@ async fn a_server_that_is_no_sentinel_is_an_error_that_says_so() {
     let url = format!("redis+sentinel://127.0.0.1:{}/{MASTER}", server.port());
     let error = host(&url).await.probe(&[]).await.unwrap_err();
     assert!(error.to_string().contains("SENTINEL"), "{error}");
+}
+
+#[tokio::test]
+async fn writes_are_waited_for_behind_sentinels_and_after_a_failover() {
+    let watched = Watched::start(&[]).await;
+    let settings = Settings { durability: Some(Durability::Replicas(1)), ..Settings::default() };
+    let bus = host_with(&watched.url(), settings).await;
+    publish(&bus, "t", 2).await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    let mut held = take(&subscription, 2).await;
+    commit(&subscription, held.remove(0), trouble::effects(&["out"])).await;
+    let _: Value = watched.ask(0, &["SENTINEL", "FAILOVER", MASTER]).await.unwrap();
+    watched.agreed_on(1).await;
+    watched.servers[0].in_sync().await;
+    let mut next = Some((held.remove(0), trouble::effects(&["out"])));
+    bounded("settling at the new master", async {
+        while let Some((delivery, settlement)) = next.take() {
+            match settle(&subscription, delivery, settlement).await {
+                Settled::Committed => {}
+                Settled::Failed(delivery, settlement, error) => {
+                    assert!(error.is_transient(), "{error}");
+                    next = Some((delivery, settlement));
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    })
+    .await;
+    assert_eq!(watched.servers[1].run::<u64>(&["XLEN", "dev-out"]).await, 2);
 }
