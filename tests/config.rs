@@ -311,9 +311,24 @@ fn the_python_names_stand_under_the_file() {
 }
 
 #[test]
+fn sentinel_and_cluster_are_known_and_a_prefix_may_be_a_hash_tag() {
+    for url in ["redis+sentinel://a:1,b:2/m/3", "rediss+sentinel://a/m", "redis+cluster://a,b", "rediss+cluster://a"] {
+        let config = load(&format!("[bus]\nurl = {url:?}\ntopic_prefix = \"{{dev}}\"\n"), &[]).unwrap();
+        assert_eq!((config.bus.url.as_str(), config.bus.topic_prefix.as_deref()), (url, Some("{dev}")));
+    }
+    for prefix in ["{}", "{dev", "a{dev}", "{a}{b}"] {
+        let problems = load(&format!("[bus]\nurl = \"redis://h\"\ntopic_prefix = {prefix:?}\n"), &[]).unwrap_err();
+        assert!(problems.contains("topic_prefix"), "{problems}");
+    }
+}
+
+#[test]
 fn no_message_shows_a_password() {
     let error = load("[bus]\nurl = \"redsi://user:hunter2@bus:6379/\"\n", &[]).unwrap_err();
     assert!(error.contains("@bus:6379") && !error.contains("hunter2") && !error.contains("user:"), "{error}");
+    let several = "redis+sentinal://:hunter2@a:1,b:2/m?sentinel_password=hunter3";
+    let error = load(&format!("[bus]\nurl = {several:?}\n"), &[]).unwrap_err();
+    assert!(error.contains("redis+sentinel://") && !error.contains("hunter"), "{error}");
 }
 
 #[test]

@@ -8,12 +8,16 @@ use sandbar::bus::{Bus, Settings, open};
 use crate::conformance::{Fixture, conformance};
 use crate::support::redis::Server;
 
+mod across;
+mod cluster;
 mod divided;
 mod durable;
+mod failover;
 mod order;
 mod outage;
 mod repair;
 mod reports;
+mod sentinel;
 mod taken;
 mod tls;
 mod trim;

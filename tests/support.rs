@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod host;
 pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod redis;
+pub(crate) mod sentinel;
 pub(crate) mod vectors;
 
 /// No wait in a test is longer. Far above what anything takes on a busy machine, so it only ends what hangs.

@@ -35,7 +35,7 @@ pub(crate) use in_hand::InHand;
 /// Where the bus is and how its topics are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// `sqlite:PATH`, `redis://…`, `rediss://…` or `unix://…`.
+    /// `sqlite:PATH`, `redis://…`, `rediss://…`, `unix://…`, `redis+sentinel://…` or `redis+cluster://…`.
     pub url: String,
     /// Put before every topic, with a dash, to name the stream.
     pub topic_prefix: Option<String>,
@@ -56,6 +56,17 @@ pub struct Settings {
 pub trait Bus: Send + Sync {
     /// What this backend can and cannot promise. The conformance suite checks that it is so.
     fn guarantees(&self) -> Guarantees;
+
+    /// Looks at what a handler needs, without connecting, before it joins its group: returns, in sentences, what is
+    /// kept less strictly for it than [`Guarantees`] promises in general.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Settings`] if this bus cannot give it what it needs: it is refused, not given less.
+    fn prepare(&self, needs: &Needs) -> Result<Vec<String>, Error> {
+        let _ = needs;
+        Ok(Vec::new())
+    }
 
     /// Appends messages, each to its topic, in the order given, and returns where each lies.
     ///
@@ -194,6 +205,21 @@ pub struct Group {
     pub join_foreign: bool,
 }
 
+/// What a handler is going to ask of the bus, as it is configured.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Its name.
+    pub handler: String,
+    /// The topics it reads.
+    pub topics: Vec<Topic>,
+    /// The topics it may publish to.
+    pub publish: Vec<Topic>,
+    /// The space of its keys, if it may keep any.
+    pub key_space: Option<String>,
+    /// Whether its events have an order.
+    pub ordered: bool,
+}
+
 /// Where a new group starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Start {
@@ -291,9 +317,12 @@ pub async fn open(settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
         #[cfg(feature = "sqlite")]
         "sqlite" => sqlite::open(settings).await,
         #[cfg(feature = "redis")]
-        "redis" | "rediss" | "unix" => redis::open(settings).await,
+        "redis" | "rediss" | "unix" | "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster" => {
+            redis::open(settings).await
+        }
         _ => Err(Error::Settings(format!(
-            "bus.url starts with {scheme:?}; known are sqlite:PATH, redis://, rediss:// and unix://"
+            "bus.url starts with {scheme:?}; known are sqlite:PATH, redis://, rediss://, unix://, redis+sentinel:// and \
+             redis+cluster://"
         ))),
     }
 }

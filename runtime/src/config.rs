@@ -116,9 +116,11 @@ const LEAST_SECRET: usize = 16;
 /// The release of openedx-events that the built-in schemas are of: the `sourcelib` header.
 const SOURCE_LIB: &str = "11.2.0";
 
-const TAKES_URL: &str = "\"sqlite:PATH\", \"redis://HOST:PORT/DB\", \"rediss://…\" or \"unix://…\"";
+const TAKES_URL: &str = "\"sqlite:PATH\", \"redis://HOST:PORT/DB\", \"rediss://…\", \"unix://…\", \
+                         \"redis+sentinel://HOST:PORT,HOST:PORT/MASTER\" or \"redis+cluster://HOST:PORT,HOST:PORT\"";
 
-const SCHEMES: [&str; 4] = ["sqlite", "redis", "rediss", "unix"];
+const SCHEMES: [&str; 8] =
+    ["sqlite", "redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel", "redis+cluster", "rediss+cluster"];
 
 impl Config {
     /// Reads and checks a configuration.
@@ -203,7 +205,7 @@ fn read(path: &Path, mut tree: Table, problems: &mut Collector) -> Config {
     let url = section.get("url", TAKES_URL, |node| node.as_string().filter(|url| known_scheme(url)).map(str::to_owned));
     let topic_prefix = section.string("topic_prefix").filter(|found| !found.value.is_empty());
     if let Some(prefix) = &topic_prefix
-        && !handler::is_topic(&prefix.value)
+        && !handler::is_prefix(&prefix.value)
     {
         section.problem(&prefix.place, handler::not_a_topic("topic_prefix in [bus]", &prefix.value));
     }

@@ -264,6 +264,9 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
         if handler.order != Order::None && !bus.guarantees().ordered_groups {
             return Err(Error::Order(name.clone()));
         }
+        for weaker in bus.prepare(&handler.needs())? {
+            tracing::warn!(handler = name, "{weaker}");
+        }
         let path = &handler.module;
         let wasm = std::fs::read(path).map_err(|source| Error::Unreadable {
             handler: name.clone(),

@@ -40,7 +40,11 @@ pub(crate) struct Owner {
 
 impl Owner {
     pub(crate) async fn join(bus: &Arc<dyn Bus>, lease: Duration) -> Self {
-        let subscription = bus.subscribe(&ordered(lease)).await.unwrap();
+        Self::join_group(bus, &ordered(lease)).await
+    }
+
+    pub(crate) async fn join_group(bus: &Arc<dyn Bus>, group: &Group) -> Self {
+        let subscription = bus.subscribe(group).await.unwrap();
         Self { subscription, slices: HashSet::new(), wanted: HashSet::new(), waiting: Vec::new() }
     }
 

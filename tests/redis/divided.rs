@@ -77,10 +77,10 @@ async fn fetches_that_are_given_up_lose_nothing_and_keep_the_order() {
 }
 
 /// What several consumers have done, in order.
-type Done = Arc<Mutex<Vec<usize>>>;
+pub(super) type Done = Arc<Mutex<Vec<usize>>>;
 
 /// Takes, notes and acknowledges one by one until it is told to stop, freezing now and then.
-async fn run(subscription: Arc<dyn Subscription>, done: Done, count: usize, freezes: bool) {
+pub(super) async fn run(subscription: Arc<dyn Subscription>, done: Done, count: usize, freezes: bool) {
     let mut renewed = Instant::now();
     let mut fetches = 0;
     while done.lock().unwrap().iter().collect::<HashSet<_>>().len() < count {
@@ -152,6 +152,11 @@ async fn lanes_keep_their_order_while_connections_are_cut_and_hosts_freeze() {
         }
     })
     .await;
+    assert_in_order(&done, COUNT);
+}
+
+/// All are done, and each the first time after those of its lane before it.
+pub(super) fn assert_in_order(done: &Done, count: usize) {
     let done = done.lock().unwrap().clone();
     let mut seen = BTreeSet::new();
     let mut last: HashMap<usize, usize> = HashMap::new();
@@ -159,5 +164,5 @@ async fn lanes_keep_their_order_while_connections_are_cut_and_hosts_freeze() {
         let before = last.insert(n % LANES, n);
         assert_eq!(before.map_or(n % LANES, |before| before + LANES), n, "{n} came after {before:?}");
     }
-    assert_eq!(seen.len(), COUNT);
+    assert_eq!(seen.len(), count);
 }

@@ -91,14 +91,38 @@ impl Server {
         self.program.parent().is_some_and(|folder| folder.ends_with("redis-6.2"))
     }
 
+    /// The port it listens on.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The password it was started with.
+    pub(crate) fn password(&self) -> Option<&str> {
+        self.password.as_deref()
+    }
+
+    /// What it was started with under this name.
+    pub(crate) fn setting(&self, name: &str) -> String {
+        let at = self.arguments.iter().position(|argument| argument.strip_prefix("--") == Some(name)).unwrap();
+        self.arguments[at + 1].clone()
+    }
+
+    /// Waits until this replica has all that its master has.
+    pub(crate) async fn in_sync(&self) {
+        let end = std::time::Instant::now() + BOUND;
+        loop {
+            let info: String = self.run(&["INFO", "replication"]).await;
+            if info.contains("role:slave") && info.contains("master_link_status:up") {
+                return;
+            }
+            assert!(std::time::Instant::now() < end, "a replica does not follow its master: {info}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// `redis://`, without user and password.
     pub(crate) fn url(&self) -> String {
         format!("redis://127.0.0.1:{}/0", self.port)
-    }
-
-    /// Where it listens.
-    pub(crate) fn port(&self) -> u16 {
-        self.port
     }
 
     /// `rediss://`, of a server that was started with certificates.
@@ -152,7 +176,7 @@ impl Server {
         self.directory.path().join("redis.log")
     }
 
-    fn is_running(&self) -> bool {
+    pub(crate) fn is_running(&self) -> bool {
         let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
         matches!(child.as_mut().map(Child::try_wait), Some(Ok(None)))
     }

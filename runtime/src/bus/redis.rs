@@ -5,7 +5,8 @@
 //! promises and what it does not is written at each script: scripts do not roll back, so each looks first, then does
 //! the write that can be refused for want of memory, and acknowledges last.
 
-use std::sync::{Arc, Mutex};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -20,13 +21,14 @@ use self::trim::Trimmer;
 use self::url::Target;
 use super::durability::Trimming;
 use super::{
-    Applied, Bus, DeadLetter, Durability, Edge, Error, Group, GroupStatus, Guarantees, Published, Requeue, Settings,
-    Span, Start, Subscription,
+    Applied, Bus, DeadLetter, Durability, Edge, Error, Group, GroupStatus, Guarantees, Needs, Published, Requeue,
+    Settings, Span, Start, Subscription,
 };
 use crate::event::{Effects, KeyList, Message, Outgoing, Position, Topic, Versioned, unix_millis};
 
 mod admin;
 mod ages;
+mod cluster;
 mod confirm;
 mod durable;
 mod effects;
@@ -37,8 +39,10 @@ mod history;
 mod hold;
 mod housekeep;
 mod keys;
+mod lanes;
 mod link;
 mod member;
+mod needs;
 mod ordered;
 mod parse;
 mod place;
@@ -46,8 +50,10 @@ mod publish;
 mod record;
 mod renew;
 mod scripts;
+mod sentinel;
 mod settle;
 mod slices;
+mod slots;
 mod survey;
 mod trim;
 mod turn;
@@ -70,6 +76,8 @@ struct Shared {
     durability: Durability,
     /// Connections of publishers that wait for their writes, while nobody uses them.
     publishers: Mutex<Vec<Durable>>,
+    /// On a cluster: the keys of key spaces that lie beside a topic.
+    places: RwLock<HashMap<String, String>>,
 }
 
 /// Reads the settings. Connects when first used.
@@ -82,7 +90,9 @@ pub(super) async fn open(settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
         trimmer: Trimmer::default(),
         durability: settings.durability.unwrap_or(Durability::None),
         publishers: Mutex::default(),
+        places: RwLock::default(),
     };
+    shared.refuse_waits()?;
     Ok(Arc::new(Redis { shared: Arc::new(shared) }))
 }
 
@@ -91,6 +101,9 @@ pub(super) async fn open(settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
 #[async_trait]
 impl Bus for Redis {
     fn guarantees(&self) -> Guarantees {
+        if self.shared.link.cluster().is_some() {
+            return needs::ON_A_CLUSTER;
+        }
         Guarantees {
             atomic_effects: true,
             ordered_groups: true,
@@ -105,6 +118,10 @@ impl Bus for Redis {
         }
     }
 
+    fn prepare(&self, needs: &Needs) -> Result<Vec<String>, Error> {
+        self.shared.prepare(needs)
+    }
+
     async fn publish(&self, messages: &[Outgoing]) -> Result<Published, Error> {
         if messages.is_empty() {
             return Ok(Published::default());
@@ -116,6 +133,7 @@ impl Bus for Redis {
         if group.topics.is_empty() {
             return Err(Error::Settings(format!("group {} reads no topic", group.name)));
         }
+        self.shared.refuse_spread_order(&group.name, group.order.is_some(), &group.topics)?;
         let topics: Vec<Keys> = group.topics.iter().map(|topic| self.shared.keys(topic, &group.name)).collect();
         let mut troubles = self.shared.troubles(group, &topics).await?;
         if !troubles.is_empty() {
@@ -144,7 +162,7 @@ impl Bus for Redis {
     }
 
     async fn read_key(&self, space: &str, key: &str) -> Result<Versioned, Error> {
-        let hash = keys::space(self.shared.prefix.as_deref(), space);
+        let hash = self.shared.space(space);
         let mut get = redis::cmd("HGET");
         get.arg(&hash).arg(keys::field(key));
         match parse::bytes(self.shared.key_value(&hash, get).await?) {
@@ -155,7 +173,7 @@ impl Bus for Redis {
     }
 
     async fn list_keys(&self, space: &str, prefix: &str, limit: usize) -> Result<KeyList, Error> {
-        let hash = keys::space(self.shared.prefix.as_deref(), space);
+        let hash = self.shared.space(space);
         let mut list = scripts::LIST.call(&[&hash]);
         list.arg(keys::field(prefix));
         let mut found = parse::texts(self.shared.key_value(&hash, list).await?, "a list of keys")?.into_iter();
@@ -357,6 +375,7 @@ mod tests {
         assert_eq!(before("soon"), None);
         assert_eq!(renew::start_of("p5-3").as_deref(), Some("5-2"));
         assert_eq!(renew::start_of("d5-3").as_deref(), Some("5-3"));
+        assert_eq!(renew::start_of("p5-3 7-0 0badcafe").as_deref(), Some("5-2"));
         assert_eq!(renew::start_of("d5-3 7-0").as_deref(), Some("5-3"));
         assert_eq!(renew::start_of(""), None);
     }

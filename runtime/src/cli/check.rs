@@ -134,7 +134,22 @@ impl Findings {
 
     async fn check_bus(&mut self, config: &Config) {
         let groups: Vec<bus::Group> = config.handlers.iter().map(|handler| handler.group.clone()).collect();
-        let probe = async { bus::open(&config.bus).await?.probe(&groups).await };
+        let bus = match bus::open(&config.bus).await {
+            Ok(bus) => bus,
+            Err(error) => return self.bus_error(config, &error),
+        };
+        for handler in &config.handlers {
+            match bus.prepare(&handler.needs()) {
+                Ok(weaker) => {
+                    let weaker = weaker.into_iter().map(|text| config.problem(&handler.places.grants, text));
+                    self.warnings.extend(weaker);
+                }
+                Err(error) => {
+                    self.errors.push((exit_of(&error), config.problem(&handler.places.topics, error.to_string())));
+                }
+            }
+        }
+        let probe = bus.probe(&groups);
         let found = match tokio::time::timeout(PATIENCE, probe).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => vec![error],
@@ -147,12 +162,16 @@ impl Findings {
         };
         self.bus = Some("reachable");
         for error in found {
-            let exit = exit_of(&error);
-            if matches!(exit, Exit::Bus | Exit::Usage) {
-                self.bus = None;
-            }
-            self.errors.push((exit, config.problem(&place_of(config, &error), error.to_string())));
+            self.bus_error(config, &error);
         }
+    }
+
+    fn bus_error(&mut self, config: &Config, error: &bus::Error) {
+        let exit = exit_of(error);
+        if matches!(exit, Exit::Bus | Exit::Usage) {
+            self.bus = None;
+        }
+        self.errors.push((exit, config.problem(&place_of(config, error), error.to_string())));
     }
 
     fn tell(&self) -> std::io::Result<()> {

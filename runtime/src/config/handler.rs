@@ -11,7 +11,7 @@ use super::problem::{Collector, Place};
 use super::section::{Found, Section};
 use super::tree::{Node, Table, Value};
 use super::units;
-use crate::bus::{Group, Start};
+use crate::bus::{Group, Needs, Start};
 use crate::dispatch::{Filter, Order};
 use crate::event::{Position, Topic};
 use crate::sandbox::Spec;
@@ -99,6 +99,22 @@ const MOST_IN_FLIGHT: u64 = 1 << 20;
 /// The attempts are kept as 32 bits, and nobody waits for more.
 const MOST_ATTEMPTS: u64 = 1_000_000;
 
+// === impl HandlerConfig ===
+
+impl HandlerConfig {
+    /// What it is going to ask of the bus.
+    #[must_use]
+    pub fn needs(&self) -> Needs {
+        Needs {
+            handler: self.name.clone(),
+            topics: self.group.topics.clone(),
+            publish: self.spec.grants.publish.iter().map(|grant| grant.topic.as_str().into()).collect(),
+            key_space: self.spec.grants.keys.then(|| self.spec.name.clone()),
+            ordered: self.order != Order::None,
+        }
+    }
+}
+
 /// Reads all handlers, each with whether it is enabled, and checks them against each other.
 pub(super) fn read_all(
     node: Option<Node>,
@@ -127,6 +143,11 @@ pub(super) fn read_all(
 pub(super) fn is_name(text: &str) -> bool {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.len() <= 128 && text.chars().all(good)
+}
+
+/// A topic's prefix may be all in braces: on a Redis cluster all topics lie in one slot then.
+pub(super) fn is_prefix(text: &str) -> bool {
+    is_topic(text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(text))
 }
 
 /// Braces would move the keys that belong to a topic into another slot of a Redis cluster.

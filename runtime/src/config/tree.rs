@@ -194,6 +194,11 @@ fn shorten(text: &str) -> String {
         (Some(scheme), Some(at)) if scheme < at => format!("{}://…{}", &text[..scheme], &text[at..]),
         _ => text.to_owned(),
     };
+    // Passwords may stand among the parameters too.
+    let clean = match clean.split_once('?') {
+        Some((url, parameters)) if url.contains("://") && parameters.contains("password") => format!("{url}?…"),
+        _ => clean,
+    };
     let mut shown: String = clean.chars().take(SHOWN_CHARS).collect();
     if shown.len() < clean.len() {
         shown.push('…');

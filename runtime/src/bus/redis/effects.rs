@@ -3,10 +3,11 @@
 use redis::{Cmd, ServerError};
 
 use super::super::stream_name;
+use super::Shared;
 use super::record::PLAIN_FIELDS_MAX;
 use super::settle::push_fields;
 use super::{errors, keys};
-use crate::event::Effects;
+use crate::event::{Effects, Topic};
 
 /// Where effects go.
 pub(super) struct Placed {
@@ -14,8 +15,8 @@ pub(super) struct Placed {
     space: Option<String>,
     /// Each stream once.
     streams: Vec<String>,
-    /// For each message where its stream stands among the script's keys.
-    targets: Vec<usize>,
+    /// For each message where its stream stands among the script's keys; `None` if it does not go there.
+    targets: Vec<Option<usize>>,
 }
 
 /// Keys that stand before the streams, counted as Lua does: the delivery's four and the key space.
@@ -45,20 +46,37 @@ pub(super) fn refusal(error: &ServerError) -> Option<String> {
         .then(|| "a topic has used up its ids: somebody appended with the highest there is".to_owned())
 }
 
+/// Appends what was read, for a script to compare.
+pub(super) fn push_reads(command: &mut Cmd, effects: &Effects) {
+    command.arg(effects.reads.len());
+    for read in &effects.reads {
+        match &read.key {
+            Some(key) => command.arg("key").arg(keys::field(key)),
+            None => command.arg("space").arg(""),
+        };
+        command.arg(read.version);
+    }
+}
+
 // === impl Placed ===
 
 impl Placed {
-    pub(super) fn of(prefix: Option<&str>, effects: &Effects) -> Self {
-        let space = (!effects.key_space.is_empty()).then(|| keys::space(prefix, &effects.key_space));
+    /// Leaves out what goes to topics that are not here: on a cluster a script reaches one slot.
+    pub(super) fn of(shared: &Shared, effects: &Effects, is_here: impl Fn(&Topic) -> bool) -> Self {
+        let space = (!effects.key_space.is_empty()).then(|| shared.space(&effects.key_space));
         let mut streams: Vec<String> = Vec::new();
         let mut targets = Vec::with_capacity(effects.publish.len());
         for message in &effects.publish {
-            let stream = stream_name(prefix, &message.topic);
+            if !is_here(&message.topic) {
+                targets.push(None);
+                continue;
+            }
+            let stream = stream_name(shared.prefix.as_deref(), &message.topic);
             let at = streams.iter().position(|known| *known == stream).unwrap_or_else(|| {
                 streams.push(stream);
                 streams.len() - 1
             });
-            targets.push(at + FIRST_STREAM);
+            targets.push(Some(at + FIRST_STREAM));
         }
         Self { space, streams, targets }
     }
@@ -80,19 +98,13 @@ impl Placed {
 
     /// The script's arguments after the delivery's.
     pub(super) fn push(&self, commit: &mut Cmd, max_len: Option<u64>, effects: &Effects) {
-        commit.arg(max_len.unwrap_or(0)).arg(effects.publish.len());
+        commit.arg(max_len.unwrap_or(0)).arg(self.targets.iter().flatten().count());
         for (message, target) in effects.publish.iter().zip(&self.targets) {
+            let Some(target) = target else { continue };
             commit.arg(*target).arg(2 * message.fields.len());
             push_fields(commit, &message.fields);
         }
-        commit.arg(effects.reads.len());
-        for read in &effects.reads {
-            match &read.key {
-                Some(key) => commit.arg("key").arg(keys::field(key)),
-                None => commit.arg("space").arg(""),
-            };
-            commit.arg(read.version);
-        }
+        push_reads(commit, effects);
         commit.arg(effects.writes.len());
         for write in &effects.writes {
             match &write.value {

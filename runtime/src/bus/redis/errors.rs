@@ -3,11 +3,25 @@
 use redis::{ErrorKind, RedisError, ServerError};
 
 use super::super::Error;
-use super::url::Target;
+use super::url::{Reach, Target};
 
 /// Codes of a server that is there and cannot serve now. `MISCONF` is a disk that Redis cannot save to.
-const UNAVAILABLE: &[&str] =
-    &["LOADING", "OOM", "BUSY", "READONLY", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN", "CLUSTERDOWN", "MISCONF"];
+const UNAVAILABLE: &[&str] = &[
+    "LOADING",
+    "OOM",
+    "BUSY",
+    "READONLY",
+    "MASTERDOWN",
+    "NOREPLICAS",
+    "TRYAGAIN",
+    "CLUSTERDOWN",
+    "MISCONF",
+    "UNBLOCKED",
+];
+/// Codes by which a node of a cluster names another. They come out only where following them has led nowhere yet.
+const REDIRECTS: &[&str] = &["MOVED", "ASK"];
+/// The code of an answer that is ours: a node of a cluster could not be asked, while others were.
+const UNREACHED: &str = "UNREACHED";
 /// Codes about who is asking.
 const CREDENTIALS: &[&str] = &["NOAUTH", "WRONGPASS", "NOPERM"];
 
@@ -44,10 +58,14 @@ pub(super) fn answered(target: &Target, error: &ServerError) -> Error {
     let has = |codes: &[&str]| codes.iter().any(|code| error.code() == *code || wraps(error, code));
     let url = target.shown.clone();
     let reason = hide(target, words(error));
-    if has(UNAVAILABLE) {
+    if error.code() == UNREACHED {
+        Error::Unreachable { url, reason: error.details().unwrap_or_default().to_owned() }
+    } else if REDIRECTS.contains(&error.code()) && matches!(target.reach, Reach::Server) {
+        Error::Settings(format!("bus at {url} is a node of a cluster: write redis+cluster:// in bus.url"))
+    } else if has(UNAVAILABLE) || REDIRECTS.contains(&error.code()) {
         let advice = match error.code() {
             "OOM" => "; free memory or raise maxmemory",
-            "READONLY" => "; check that bus.url names the primary",
+            "READONLY" if matches!(target.reach, Reach::Server) => "; check that bus.url names the primary",
             "NOREPLICAS" => "; check min-replicas-to-write",
             "MISCONF" => "; see the server's log why it cannot save",
             _ => "",
@@ -57,6 +75,34 @@ pub(super) fn answered(target: &Target, error: &ServerError) -> Error {
         Error::Credentials { url, reason }
     } else {
         Error::Unexpected(format!("bus at {url} answers: {reason}"))
+    }
+}
+
+/// The server was a master and is a replica now.
+pub(super) fn is_demoted(error: &ServerError) -> bool {
+    error.code() == "READONLY" || wraps(error, "READONLY")
+}
+
+/// An answer in place of one that a node of a cluster did not give: whether it did what it was told is unknown.
+pub(super) fn unreached(error: &Error) -> ServerError {
+    let why = match error {
+        Error::Unreachable { url, reason } | Error::Unavailable { url, reason } => format!("{url}: {reason}"),
+        other => other.to_string(),
+    };
+    let line = format!("-{UNREACHED} {why}").replace(['\r', '\n'], " ") + "\r\n";
+    served_by_nobody(&line)
+}
+
+/// An answer in place of one by a node, where no node serves the key.
+pub(super) fn unserved() -> ServerError {
+    served_by_nobody("-CLUSTERDOWN no node is known to serve this slot\r\n")
+}
+
+/// The library gives out no other way to make one.
+fn served_by_nobody(line: &str) -> ServerError {
+    match redis::parse_redis_value(line.as_bytes()) {
+        Ok(redis::Value::ServerError(error)) => error,
+        _ => unreachable!("a line that starts with a dash is an error"),
     }
 }
 
@@ -141,10 +187,7 @@ fn is_refused_login(error: &ServerError) -> bool {
 }
 
 fn hide(target: &Target, text: String) -> String {
-    match &target.secret {
-        Some(secret) => text.replace(secret.as_str(), "***"),
-        None => text,
-    }
+    target.secrets.iter().fold(text, |text, secret| text.replace(secret.as_str(), "***"))
 }
 
 /// The same trouble for each delivery of a batch.

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::super::{Delivery, Error, Fetched, Origin};
 use super::flight::{Blocking, Flight};
+use super::lanes::Lane;
 use super::member::{Held, Member, millis};
 use super::ordered::Ordered;
 use super::{errors, parse};
@@ -16,7 +17,7 @@ use super::{errors, parse};
 pub(super) const TICK: Duration = Duration::from_secs(1);
 /// How long a read blocks that covers only some of the topics, because fewer deliveries are wanted than there are
 /// topics: the others must not wait for long.
-const PART_TICK: Duration = Duration::from_millis(20);
+pub(super) const PART_TICK: Duration = Duration::from_millis(20);
 /// A wait of none still gives the server time to answer.
 const LEAST_WAIT: Duration = Duration::from_millis(5);
 
@@ -51,12 +52,14 @@ pub(super) struct Reading {
     pub(super) connection: Option<Blocking>,
     /// A read under way. It outlives the call that started it, so that a caller who gives up loses nothing.
     pub(super) flight: Option<Flight>,
+    /// On a cluster: reads under way, one for the topics of each slot.
+    pub(super) lanes: Vec<Lane>,
 }
 
 // === impl Reading ===
 
 impl Reading {
-    pub(super) fn new(epoch: u64, topics: usize, lease: Duration) -> Self {
+    pub(super) fn new(epoch: u64, topics: usize, lease: Duration, lanes: Vec<Lane>) -> Self {
         let now = Instant::now();
         Self {
             epoch,
@@ -72,11 +75,12 @@ impl Reading {
             rotation: 0,
             connection: None,
             flight: None,
+            lanes,
         }
     }
 
     pub(super) fn is_reading(&self) -> bool {
-        self.flight.is_some()
+        self.flight.is_some() || self.lanes.iter().any(|lane| lane.flight.is_some())
     }
 
     /// What was read may not have arrived: look for it, now and once the server has surely noticed.
@@ -143,6 +147,7 @@ impl Member {
             reading.claim_from = Instant::now() + self.group.lease;
             reading.epoch = self.shared.link.epoch();
             reading.outage = false;
+            self.leave_former(reading);
             if self.group.order.is_some() {
                 reading.ordered.rewind();
                 self.backlog().new.clear();
@@ -185,6 +190,9 @@ impl Member {
     }
 
     async fn read_new(&self, reading: &mut Reading, max: usize, deadline: Instant) -> Result<(), Error> {
+        if !reading.lanes.is_empty() {
+            return self.read_lanes(reading, max, deadline).await;
+        }
         if reading.flight.is_none() {
             // Of more topics than deliveries are wanted, only so many are read, and others the next time.
             let some = self.topics.len().min(max);
@@ -247,6 +255,9 @@ impl Member {
 
     /// The server refuses to read: by the key's type, if that is why.
     pub(super) async fn refused(&self, error: &redis::ServerError) -> Error {
+        if let Some(cluster) = self.shared.link.cluster() {
+            cluster.heed(error);
+        }
         if errors::code(error) == errors::Code::WrongType {
             let streams: Vec<&str> = self.topics.iter().map(|keys| keys.stream.as_str()).collect();
             if let Ok(Some(wrong)) = self.shared.wrong_type(&streams).await {

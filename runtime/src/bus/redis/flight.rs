@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use redis::Cmd;
-use redis::aio::MultiplexedConnection;
 use tokio::time::Instant;
 
 use super::super::Error;
 use super::fetch::Reading;
-use super::link::Answer;
+use super::link::{Answer, Own};
 use super::member::Member;
 use super::parse;
 
@@ -20,7 +20,7 @@ pub(super) type Flight = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Se
 /// The connection for reads that block.
 #[derive(Clone)]
 pub(super) struct Blocking {
-    connection: MultiplexedConnection,
+    pub(super) own: Own,
     id: i64,
 }
 
@@ -32,13 +32,13 @@ impl Member {
         let mut blocking = match &reading.connection {
             Some(blocking) => blocking.clone(),
             None => {
-                let blocking = self.connect().await?;
+                let blocking = self.connect(&self.topics[0].stream).await?;
                 reading.connection.insert(blocking).clone()
             }
         };
         let shared = Arc::clone(&self.shared);
         reading.flight =
-            Some(Box::pin(async move { shared.link.send_blocking(&mut blocking.connection, &read, block).await }));
+            Some(Box::pin(async move { shared.link.send_blocking(&mut blocking.own.connection, &read, block).await }));
         Ok(())
     }
 
@@ -60,14 +60,33 @@ impl Member {
         landed
     }
 
-    async fn connect(&self) -> Result<Blocking, Error> {
-        let mut connection = self.shared.link.connect().await?;
+    /// Connects to where a key lies.
+    pub(super) async fn connect(&self, key: &str) -> Result<Blocking, Error> {
+        self.introduce(self.shared.link.connect(key).await?).await
+    }
+
+    /// Learns the connection's number.
+    pub(super) async fn introduce(&self, mut own: Own) -> Result<Blocking, Error> {
         let mut id = redis::cmd("CLIENT");
         id.arg("ID");
         // Only serves to end a blocked read at closing; without the right to ask, closing takes a moment longer.
-        let answer = self.shared.link.send_blocking(&mut connection, &id, Duration::ZERO).await?;
+        let answer = self.shared.link.send_blocking(&mut own.connection, &id, Duration::ZERO).await?;
         let id = answer.ok().as_ref().and_then(parse::int).unwrap_or(0);
-        Ok(Blocking { connection, id })
+        Ok(Blocking { own, id })
+    }
+
+    /// Drops connections for reads that lead to where the topics no longer are; whoever is there may never answer.
+    pub(super) fn leave_former(&self, reading: &mut Reading) {
+        let link = &self.shared.link;
+        let is_former =
+            |blocking: &Blocking, topic: usize| !link.is_current(blocking.own.at.as_ref(), &self.topics[topic].stream);
+        if reading.connection.as_ref().is_some_and(|blocking| is_former(blocking, 0)) {
+            (reading.connection, reading.flight) = (None, None);
+        }
+        for lane in &mut reading.lanes {
+            let topic = lane.topics[0];
+            lane.leave_if(|blocking| is_former(blocking, topic));
+        }
     }
 
     /// Ends a read under way, so that nothing is taken after this consumer has left.
@@ -75,28 +94,43 @@ impl Member {
         let mut reading = self.reading.lock().await;
         self.ground(&mut reading).await;
         reading.connection = None;
+        reading.lanes.iter_mut().for_each(|lane| lane.blocking = None);
     }
 
-    /// Ends a read under way. What it has taken is put in line.
+    /// Ends reads under way. What they have taken is put in line.
     pub(super) async fn ground(&self, reading: &mut Reading) {
+        if !reading.is_reading() {
+            return;
+        }
         // Should the caller give up meanwhile, what was read is looked for.
         let adopt_at = std::mem::replace(&mut reading.adopt_at, Instant::now());
-        if let (Some(blocking), Some(flight)) = (reading.connection.clone(), reading.flight.take()) {
-            let mut unblock = redis::cmd("CLIENT");
-            unblock.arg("UNBLOCK").arg(blocking.id);
-            let (_, landed) = tokio::join!(self.shared.link.one(unblock), flight);
-            match landed {
-                Ok(Ok(found)) if self.group.order.is_none() => {
+        let mut ended = self.end_read(&mut reading.connection, &mut reading.flight).await;
+        let lanes = join_all(reading.lanes.iter_mut().map(|lane| self.end_lane(lane))).await;
+        ended &= lanes.into_iter().all(|ended| ended);
+        // What it took is looked for.
+        if ended { reading.adopt_at = adopt_at } else { reading.suspect() }
+    }
+
+    /// True unless it may have taken something that has not arrived.
+    pub(super) async fn end_read(&self, connection: &mut Option<Blocking>, flight: &mut Option<Flight>) -> bool {
+        let (Some(blocking), Some(flight)) = (connection.clone(), flight.take()) else { return true };
+        let mut unblock = redis::cmd("CLIENT");
+        unblock.arg("UNBLOCK").arg(blocking.id);
+        let (_, landed) = tokio::join!(self.shared.link.one_at(blocking.own.at.as_ref(), unblock), flight);
+        let refused = match landed {
+            Ok(Ok(found)) => {
+                if self.group.order.is_none() {
                     let _ = self.take_new(found);
                 }
-                Ok(Ok(_)) => {}
-                // What it took is looked for.
-                Ok(Err(_)) | Err(_) => {
-                    reading.connection = None;
-                    return reading.suspect();
-                }
+                return true;
             }
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        *connection = None;
+        if let Some(cluster) = self.shared.link.cluster() {
+            refused.map_or_else(|| cluster.doubt(), |error| drop(cluster.heed(&error)));
         }
-        reading.adopt_at = adopt_at;
+        false
     }
 }

@@ -66,7 +66,10 @@ impl Shared {
         if let Some(reason) = effects::unfit(effects) {
             return Ok(Applied::Refused(reason));
         }
-        let placed = effects::Placed::of(self.prefix.as_deref(), effects);
+        let placed = effects::Placed::of(self, effects, |_| true);
+        if let Some(reason) = self.spread_effects(placed.keys(placed.any())) {
+            return Err(Error::Settings(reason));
+        }
         // Where a delivery's keys would stand: nothing looks at them.
         let stand_in = placed.any();
         let keys: Vec<&str> = [stand_in; 4].into_iter().chain(placed.keys(stand_in)).collect();

@@ -14,6 +14,7 @@ pub(super) type Scripts = [&'static LazyLock<Stored>; 2];
 pub(super) const BEGINS: Scripts = [&scripts::BEGIN, &scripts::BEGIN_OWNED];
 pub(super) const RESCUES: Scripts = [&scripts::RESCUE, &scripts::RESCUE_OWNED];
 pub(super) const COMMITS: Scripts = [&scripts::COMMIT, &scripts::COMMIT_OWNED];
+pub(super) const CHECKS: Scripts = [&scripts::CHECK, &scripts::CHECK_OWNED];
 pub(super) const RETRIES: Scripts = [&scripts::RETRY, &scripts::RETRY_OWNED];
 pub(super) const DEADS: Scripts = [&scripts::DEAD, &scripts::DEAD_OWNED];
 

@@ -96,22 +96,30 @@ impl Member {
         let adopt_at = std::mem::replace(&mut reading.adopt_at, now);
         let answers = self.shared.link.send(commands).await?;
         reading.adopt_at = adopt_at;
+        // What was taken of one topic is not to be lost over the trouble with another.
+        let mut trouble = None;
         for (asked, answer) in asked.into_iter().zip(answers) {
             match asked {
-                Asked::Take(topic, token) => self.taken(&reading.ordered.shares[topic], topic, token, room, answer)?,
-                Asked::Claim(topic) => {
-                    let (cursor, _) = self.claimed(topic, answer)?.unwrap_or_else(|| ("-".to_owned(), 0));
-                    if cursor != "-" {
-                        reading.next_claim = now;
-                    }
-                    reading.cursors[topic] = cursor;
+                Asked::Take(topic, token) => {
+                    let share = &reading.ordered.shares[topic];
+                    trouble = self.taken(share, topic, token, room, answer).err().or(trouble);
                 }
+                Asked::Claim(topic) => match self.claimed(topic, answer) {
+                    Ok(claimed) => {
+                        let (cursor, _) = claimed.unwrap_or_else(|| ("-".to_owned(), 0));
+                        if cursor != "-" {
+                            reading.next_claim = now;
+                        }
+                        reading.cursors[topic] = cursor;
+                    }
+                    Err(error) => trouble = Some(error),
+                },
                 Asked::Sweep => self.swept(answer),
                 // Nothing depends on it, and it is tried again.
                 Asked::Unite => {}
             }
         }
-        Ok(())
+        trouble.map_or(Ok(()), Err)
     }
 
     fn take_due(&self, share: &Share, topic: usize, token: u64, count: usize) -> Cmd {
@@ -281,9 +289,11 @@ impl Member {
             let mut answers = self.shared.link.send(commands).await?.into_iter();
             let mut trimmed = Vec::new();
             for id in ids {
-                let (Some(Ok(entry)), Some(Ok(attempts))) = (answers.next(), answers.next()) else {
+                let (Some(entry), Some(attempts)) = (answers.next(), answers.next()) else {
                     return Err(errors::unexpected("XRANGE"));
                 };
+                let refused = |error| errors::answered(self.shared.link.target(), &error);
+                let (entry, attempts) = (entry.map_err(refused)?, attempts.map_err(refused)?);
                 match parse::array(entry, "XRANGE")?.pop() {
                     None => trimmed.push(id.clone()),
                     Some(entry) => {

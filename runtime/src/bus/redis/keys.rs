@@ -1,6 +1,7 @@
 //! The names of our keys. All keys made for a topic carry the topic's stream as hash tag, so that they lie in its slot.
 
 use super::super::stream_name;
+use super::slots::tag;
 use crate::event::Topic;
 
 /// The consumer under whose name the reader of a group with order reads, whoever that is.
@@ -50,7 +51,11 @@ pub(super) struct Keys {
 impl Keys {
     pub(super) fn new(prefix: Option<&str>, topic: &Topic, group: &str) -> Self {
         let stream = stream_name(prefix, topic);
-        let key = |kind: &str| format!("{{{stream}}}.{kind}.{group}");
+        let key = |kind: &str| match tag(stream.as_bytes()) {
+            None => format!("{{{stream}}}.{kind}.{group}"),
+            // A prefix such as `{dev}` puts all topics into one slot, and what belongs to them too.
+            Some(tag) => format!("{{{}}}.{kind}.{group}.{stream}", String::from_utf8_lossy(tag)),
+        };
         Self {
             topic: topic.clone(),
             retry: key("retry"),
@@ -89,7 +94,10 @@ pub(super) fn is_virtual(consumer: &str) -> bool {
 
 /// String with a lease: whose turn it is to trim a stream, of all that read it or publish to it.
 pub(super) fn trim(stream: &str) -> String {
-    format!("{{{stream}}}.trim")
+    match tag(stream.as_bytes()) {
+        None => format!("{{{stream}}}.trim"),
+        Some(tag) => format!("{{{}}}.trim.{stream}", String::from_utf8_lossy(tag)),
+    }
 }
 
 /// The hash that holds a key space.
@@ -97,7 +105,34 @@ pub(super) fn space(prefix: Option<&str>, space: &str) -> String {
     stream_name(prefix, &format!("sandbar.keys.{space}"))
 }
 
+/// The hash that holds a key space, in the slot of a stream.
+pub(super) fn space_beside(stream: &str, space: &str) -> String {
+    format!("{{{stream}}}.keys.{space}")
+}
+
 /// The field of a key in its space. The count of writes to the space lies under `seq`, which has no such mark.
 pub(super) fn field(key: &str) -> String {
     format!("={key}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::slots::slot;
+    use super::*;
+
+    #[test]
+    fn what_belongs_to_a_topic_lies_in_its_slot() {
+        for prefix in [None, Some("dev"), Some("{dev}")] {
+            let keys = Keys::new(prefix, &"course-enrollment".into(), "g.1");
+            let all = [&keys.retry, &keys.due, &keys.dead, &keys.attempts, &keys.mark, &keys.hosts, &keys.lost];
+            let order = [&keys.reader, &keys.slices, &keys.alive, &keys.placed, &keys.wake, &keys.due_of(63)];
+            let others = [&keys.reports, &keys.touch, &trim(&keys.stream)];
+            for key in all.into_iter().chain(order).chain(others) {
+                assert_eq!(slot(key.as_bytes()), slot(keys.stream.as_bytes()), "{key}");
+            }
+        }
+        let keys = Keys::new(Some("{dev}"), &"t".into(), "g");
+        assert_eq!((keys.stream.as_str(), keys.retry.as_str()), ("{dev}-t", "{dev}.retry.g.{dev}-t"));
+        assert_eq!(slot(keys.stream.as_bytes()), slot(space(Some("{dev}"), "s").as_bytes()));
+    }
 }

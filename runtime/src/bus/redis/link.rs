@@ -1,16 +1,21 @@
 //! The connection for commands and scripts: shared by all callers, made anew when it breaks.
+//!
+//! A link to a cluster is made of links to its nodes ([`super::cluster`]); behind sentinels they are asked before each
+//! connection is made ([`super::sentinel`]).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, Pipeline, ServerError, Value};
+use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, ServerError, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::super::Error;
-use super::url::Target;
-use super::{errors, scripts};
+use super::cluster::Cluster;
+use super::url::{Address, Reach, Target};
+use super::{errors, scripts, sentinel};
 
 /// First wait after a failed attempt to connect.
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
@@ -24,29 +29,74 @@ pub(super) type Answer = Result<Value, ServerError>;
 pub(super) struct Link {
     target: Target,
     state: Mutex<State>,
-    epoch: AtomicU64,
+    epoch: Arc<AtomicU64>,
+    cluster: Option<Cluster>,
+    /// Where the last connection led.
+    at: std::sync::Mutex<Option<Address>>,
+    lost: AtomicBool,
+}
+
+/// A connection of the caller's own.
+#[derive(Clone)]
+pub(super) struct Own {
+    pub(super) connection: MultiplexedConnection,
+    /// Where it leads; nothing where that never changes.
+    pub(super) at: Option<Address>,
 }
 
 struct State {
     connection: Option<(u64, MultiplexedConnection)>,
+    /// Connections made so far.
+    made: u64,
     backoff: Duration,
     next: Instant,
-    lost: bool,
 }
 
 // === impl Link ===
 
 impl Link {
     pub(super) fn new(target: Target) -> Self {
-        let state = State { connection: None, backoff: BACKOFF_FIRST, next: Instant::now(), lost: false };
-        Self { target, state: Mutex::new(state), epoch: AtomicU64::new(0) }
+        let epoch = Arc::new(AtomicU64::new(0));
+        let cluster = matches!(target.reach, Reach::Cluster { .. }).then(|| Cluster::new(&target, Arc::clone(&epoch)));
+        Self { cluster, ..Self::to_server(target, epoch) }
+    }
+
+    /// A link to one server, which counts its outages in `epoch`.
+    pub(super) fn to_server(target: Target, epoch: Arc<AtomicU64>) -> Self {
+        let state = State { connection: None, made: 0, backoff: BACKOFF_FIRST, next: Instant::now() };
+        Self {
+            target,
+            state: Mutex::new(state),
+            epoch,
+            cluster: None,
+            at: std::sync::Mutex::default(),
+            lost: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether keys lie on several servers, by their slots.
+    pub(super) fn cluster(&self) -> Option<&Cluster> {
+        self.cluster.as_ref()
+    }
+
+    /// Whether it was in use and is not now.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Acquire)
+    }
+
+    /// Its server no longer has what was asked of it; another has taken over.
+    pub(super) fn replaced(&self) {
+        if self.lost.swap(false, Ordering::AcqRel) {
+            tracing::info!(url = %self.target.shown, "the bus is back: another node has taken over");
+        }
     }
 
     pub(super) fn target(&self) -> &Target {
         &self.target
     }
 
-    /// Grows with every connection made: whoever sees it change knows that there was an outage.
+    /// Grows with every connection made again, and when other nodes of a cluster take over: whoever sees it change knows
+    /// that there was an outage.
     pub(super) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
@@ -56,6 +106,14 @@ impl Link {
     ///
     /// An `Err` means that what became of the commands is unknown.
     pub(super) async fn send(&self, commands: Pipeline) -> Result<Vec<Answer>, Error> {
+        match &self.cluster {
+            Some(cluster) => cluster.send(&commands).await,
+            None => self.send_here(commands).await,
+        }
+    }
+
+    /// The same, to the one server that this link leads to.
+    pub(super) async fn send_here(&self, commands: Pipeline) -> Result<Vec<Answer>, Error> {
         if commands.is_empty() {
             return Ok(Vec::new());
         }
@@ -122,37 +180,41 @@ impl Link {
         }
     }
 
-    /// A connection of the caller's own, for reads that block. Not retried here.
-    pub(super) async fn connect(&self) -> Result<MultiplexedConnection, Error> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.target.connect_timeout))
-            // The callers bound each wait themselves.
-            .set_response_timeout(None);
-        let connecting = self.target.client.get_multiplexed_async_connection_with_config(&config);
-        let made = tokio::time::timeout(self.target.connect_timeout, connecting).await;
-        let mut connection = match made {
-            Ok(Ok(connection)) => connection,
-            Ok(Err(error)) => return Err(errors::failed(&self.target, error)),
-            Err(_) => {
-                return Err(Error::Unreachable {
-                    url: self.target.shown.clone(),
-                    reason: format!("no connection within {:?}", self.target.connect_timeout),
-                });
-            }
-        };
-        // A connection answers only once it serves: loading, or a password that is missing, shows here.
-        let mut hello = Pipeline::new();
-        hello.cmd("PING");
-        if let Some(name) = &self.target.client_name {
-            hello.cmd("CLIENT").arg("SETNAME").arg(name);
+    /// A connection of the caller's own, for reads of `key` that block. Not retried here.
+    pub(super) async fn connect(&self, key: &str) -> Result<Own, Error> {
+        match &self.cluster {
+            Some(cluster) => cluster.connect(key).await,
+            None => self.connect_here().await,
         }
-        let answers = tokio::time::timeout(self.target.socket_timeout, send_on(&mut connection, &hello)).await;
-        match answers.map_err(|_| errors::silent(&self.target))?.map_err(|error| errors::failed(&self.target, error))? {
-            answers if answers.is_empty() => Err(errors::unexpected("PING")),
-            mut answers => match answers.swap_remove(0) {
-                Ok(_) => Ok(connection),
-                Err(error) => Err(errors::answered(&self.target, &error)),
-            },
+    }
+
+    /// Whether a connection made by [`Self::connect`] still leads to where `key` lies, as far as is known.
+    pub(super) fn is_current(&self, at: Option<&Address>, key: &str) -> bool {
+        match &self.cluster {
+            Some(cluster) => cluster.address(key).as_ref() == at,
+            None => self.at.lock().unwrap_or_else(PoisonError::into_inner).as_ref() == at,
+        }
+    }
+
+    /// Sends one command to the server at the end of a connection of the caller's own.
+    pub(super) async fn one_at(&self, at: Option<&Address>, command: Cmd) -> Result<Answer, Error> {
+        let mut commands = Pipeline::with_capacity(1);
+        commands.add_command(command);
+        let answers = match (&self.cluster, at) {
+            (Some(cluster), Some(at)) => cluster.node(at)?.send_here(commands).await?,
+            _ => self.send(commands).await?,
+        };
+        answers.into_iter().next().ok_or_else(|| errors::unexpected("a command"))
+    }
+
+    pub(super) async fn connect_here(&self) -> Result<Own, Error> {
+        match &self.target.reach {
+            Reach::Sentinels { sentinels, master } => sentinel::connect(&self.target, sentinels, master).await,
+            Reach::Node(address) => {
+                let connection = connect(&self.target, &self.target.client, false).await?;
+                Ok(Own { connection, at: Some(address.clone()) })
+            }
+            _ => Ok(Own { connection: connect(&self.target, &self.target.client, false).await?, at: None }),
         }
     }
 
@@ -189,17 +251,40 @@ impl Link {
     ) -> Result<Vec<Answer>, Error> {
         let outcome = tokio::time::timeout(limit, send_on(&mut connection, commands)).await;
         let error = match outcome {
-            Ok(Ok(answers)) if answers.len() == commands.len() => return Ok(answers),
+            Ok(Ok(answers)) if answers.len() == commands.len() => {
+                self.heed_demotion(made, &answers).await;
+                return Ok(answers);
+            }
             Ok(Ok(_)) => errors::unexpected("a pipeline"),
             Ok(Err(error)) => errors::failed(&self.target, error),
             Err(_) => errors::silent(&self.target),
         };
+        self.give_up(made, &error).await;
+        Err(error)
+    }
+
+    /// Behind sentinels, a server that has become a replica is left: they know who the master is now.
+    async fn heed_demotion(&self, made: u64, answers: &[Answer]) {
+        if !matches!(self.target.reach, Reach::Sentinels { .. }) {
+            return;
+        }
+        if let Some(error) = answers.iter().filter_map(|answer| answer.as_ref().err()).find(|e| errors::is_demoted(e)) {
+            self.give_up(made, &errors::answered(&self.target, error)).await;
+        }
+    }
+
+    async fn give_up(&self, made: u64, error: &Error) {
         let mut state = self.state.lock().await;
         if state.connection.as_ref().is_some_and(|(current, _)| *current == made) {
             state.connection = None;
-            state.say_lost(&error);
+            self.say_lost(error);
         }
-        Err(error)
+    }
+
+    fn say_lost(&self, error: &Error) {
+        if !self.lost.swap(true, Ordering::AcqRel) {
+            tracing::warn!(%error, "the bus is lost; connecting again");
+        }
     }
 
     async fn connection(&self) -> Result<(u64, MultiplexedConnection), Error> {
@@ -214,20 +299,26 @@ impl Link {
                 tokio::time::sleep_until(next).await;
                 continue;
             }
-            match self.connect().await {
-                Ok(connection) => {
-                    let made = self.epoch.fetch_add(1, Ordering::AcqRel) + 1;
+            match self.connect_here().await {
+                Ok(Own { connection, at }) => {
+                    if state.made > 0 {
+                        self.epoch.fetch_add(1, Ordering::AcqRel);
+                    }
+                    state.made += 1;
+                    let made = state.made;
                     state.connection = Some((made, connection.clone()));
                     state.backoff = BACKOFF_FIRST;
-                    if std::mem::take(&mut state.lost) {
-                        tracing::info!(url = %self.target.shown, "the bus is back");
+                    if self.lost.swap(false, Ordering::AcqRel) {
+                        let at = at.as_ref().map(tracing::field::display);
+                        tracing::info!(url = %self.target.shown, at, "the bus is back");
                     }
+                    *self.at.lock().unwrap_or_else(PoisonError::into_inner) = at;
                     return Ok((made, connection));
                 }
                 Err(error) => {
                     state.next = Instant::now() + state.backoff;
                     state.backoff = (state.backoff * 2).min(BACKOFF_MAX);
-                    state.say_lost(&error);
+                    self.say_lost(&error);
                     return Err(error);
                 }
             }
@@ -235,17 +326,45 @@ impl Link {
     }
 }
 
-// === impl State ===
-
-impl State {
-    fn say_lost(&mut self, error: &Error) {
-        if !std::mem::replace(&mut self.lost, true) {
-            tracing::warn!(%error, "the bus is lost; connecting again");
+/// Connects and sees that the server serves; as `master`, that it is one.
+pub(super) async fn connect(target: &Target, client: &Client, master: bool) -> Result<MultiplexedConnection, Error> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(target.connect_timeout))
+        // The callers bound each wait themselves.
+        .set_response_timeout(None);
+    let connecting = client.get_multiplexed_async_connection_with_config(&config);
+    let made = tokio::time::timeout(target.connect_timeout, connecting).await;
+    let mut connection = match made {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return Err(errors::failed(target, error)),
+        Err(_) => {
+            return Err(Error::Unreachable {
+                url: target.shown.clone(),
+                reason: format!("no connection within {:?}", target.connect_timeout),
+            });
         }
+    };
+    // A connection answers only once it serves: loading, or a password that is missing, shows here.
+    let mut hello = Pipeline::new();
+    hello.cmd("PING");
+    if master {
+        hello.cmd("ROLE");
     }
+    if let Some(name) = &target.client_name {
+        hello.cmd("CLIENT").arg("SETNAME").arg(name);
+    }
+    let answers = tokio::time::timeout(target.socket_timeout, send_on(&mut connection, &hello)).await;
+    let answers = answers.map_err(|_| errors::silent(target))?.map_err(|error| errors::failed(target, error))?;
+    let mut answers = answers.into_iter();
+    answers.next().ok_or_else(|| errors::unexpected("PING"))?.map_err(|error| errors::answered(target, &error))?;
+    if master {
+        let role = answers.next().ok_or_else(|| errors::unexpected("ROLE"))?;
+        sentinel::check_role(target, role)?;
+    }
+    Ok(connection)
 }
 
-async fn send_on(
+pub(super) async fn send_on(
     connection: &mut MultiplexedConnection,
     commands: &Pipeline,
 ) -> Result<Vec<Answer>, redis::RedisError> {

@@ -42,6 +42,22 @@ local function unread_and_gone(info, delivered, read, known)
   return 0, 0
 end
 
+-- How much a group has read reaches replicas and the append-only file late: a server that has taken over, or was started
+-- again, says less than is true. It is put right as far as can be known; without a count the server finds its place by
+-- itself.
+local function recount(info, delivered)
+  local read = '-1'
+  local first = info['first-entry'] and info['first-entry'][1]
+  if not info['entries-added'] then
+    return
+  elseif delivered == info['last-generated-id'] then
+    read = string.format('%.0f', info['entries-added'])
+  elseif not first or later(first, delivered) then
+    read = string.format('%.0f', info['entries-added'] - info['length'])
+  end
+  redis.call('XGROUP', 'SETID', stream, group, delivered, 'ENTRIESREAD', read)
+end
+
 -- Which run of the server this is; empty where we may not ask.
 local function run()
   local info = redis.pcall('INFO', 'server')
@@ -62,10 +78,9 @@ if not groups.err then
       local before = redis.call('GET', mark_key) or ''
       local known = string.match(before, ' (%d+%-%d+)')
       local current = run()
-      if known and current ~= '' and string.match(before, ' (%x+)$') ~= current and found['entries-read'] then
-        -- The server was started again, or another took its place. Neither the append-only file nor replication carries
-        -- how much the group has read, so what it says now is too little. Without a count it finds its place by itself.
-        redis.call('XGROUP', 'SETID', stream, group, delivered)
+      if known and current ~= '' and string.match(before, ' (%x+)$') ~= current then
+        -- Nothing is told of what the server counted.
+        recount(info, delivered)
         found['entries-read'] = false
       end
       gone, more = unread_and_gone(info, delivered, found['entries-read'], known)

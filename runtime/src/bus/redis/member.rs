@@ -18,7 +18,7 @@ use super::fetch::{Reading, Want};
 use super::hold::BEGINS;
 use super::keys::Keys;
 use super::slices::Place;
-use super::{Shared, errors, parse, scripts};
+use super::{Shared, errors, lanes, parse, scripts};
 use crate::event::{Message, Position, SLICES, Settlement};
 
 /// The consumer to whose name a leaving one moves what it has in hand. Nobody reads under it.
@@ -78,6 +78,8 @@ pub(super) struct Held {
     pub(super) place: Option<Place>,
     /// Being settled: what becomes of it is said there.
     pub(super) settling: bool,
+    /// On a cluster: what its settlement publishes to other slots is there already.
+    pub(super) appended: bool,
     /// Settled over the connection of this name, and not known to be safe yet.
     pub(super) done: Option<u64>,
 }
@@ -96,7 +98,9 @@ pub(super) struct Backlog {
 impl Member {
     pub(super) fn new(shared: Arc<Shared>, group: &Group, topics: Vec<Keys>) -> Self {
         let delivered = vec![String::new(); topics.len()];
-        let reading = Reading::new(shared.link.epoch(), topics.len(), group.lease);
+        let is_spread = shared.link.cluster().is_some() && group.order.is_none();
+        let lanes = if is_spread { lanes::of(&topics) } else { Vec::new() };
+        let reading = Reading::new(shared.link.epoch(), topics.len(), group.lease, lanes);
         Self {
             durable: shared.durable(),
             shared,
@@ -128,8 +132,19 @@ impl Member {
 
     pub(super) fn held(&self, topic: usize, message: Message, origin: Origin) -> Held {
         let token = self.held_token();
-        let (attempts, place, done) = (0, None, None);
-        Held { topic, message, attempts, origin, token, stored: false, counted: false, place, settling: false, done }
+        Held {
+            topic,
+            message,
+            attempts: 0,
+            origin,
+            token,
+            stored: false,
+            counted: false,
+            place: None,
+            settling: false,
+            appended: false,
+            done: None,
+        }
     }
 
     pub(super) fn token(&self, token: u64) -> String {

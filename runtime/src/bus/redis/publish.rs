@@ -2,7 +2,7 @@
 
 use std::sync::PoisonError;
 
-use redis::Pipeline;
+use redis::{Cmd, Pipeline};
 
 use super::super::{Durability, Error, Published, stream_name};
 use super::durable::Durable;
@@ -69,17 +69,8 @@ impl Shared {
         let mut commands = Pipeline::with_capacity(messages.len());
         let mut streams = Vec::with_capacity(messages.len());
         for message in messages {
-            let stream = stream_name(self.prefix.as_deref(), &message.topic);
-            let mut add = redis::cmd("XADD");
-            add.arg(&stream);
-            if let Some(max_len) = self.trimming.max_len {
-                add.arg("MAXLEN").arg("~").arg(max_len);
-            }
-            add.arg("*");
-            settle::push_fields(&mut add, &message.fields);
-            commands.add_command(add);
-            self.trimmer.wrote(self.trimming, &stream);
-            streams.push(stream);
+            commands.add_command(self.add(message));
+            streams.push(stream_name(self.prefix.as_deref(), &message.topic));
         }
         for (stream, answer) in streams.iter().zip(link.send(commands).await?) {
             match answer {
@@ -92,5 +83,19 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// A command that appends a message to its topic.
+    pub(super) fn add(&self, message: &Outgoing) -> Cmd {
+        let stream = stream_name(self.prefix.as_deref(), &message.topic);
+        let mut add = redis::cmd("XADD");
+        add.arg(&stream);
+        if let Some(max_len) = self.trimming.max_len {
+            add.arg("MAXLEN").arg("~").arg(max_len);
+        }
+        add.arg("*");
+        settle::push_fields(&mut add, &message.fields);
+        self.trimmer.wrote(self.trimming, &stream);
+        add
     }
 }

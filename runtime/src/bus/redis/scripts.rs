@@ -31,6 +31,8 @@ scripts! {
     COMMIT = "stores.lua" "held.lua" "commit.lua";
     /// Effects without a delivery.
     APPLY = "unheld.lua" "commit.lua";
+    /// Look whether an acknowledgement would be taken.
+    CHECK = "stores.lua" "held.lua" "check.lua";
     /// Move to the retry store.
     RETRY = "stores.lua" "held.lua" "retry.lua";
     /// Store as a dead letter.
@@ -39,8 +41,10 @@ scripts! {
     BEGIN = "stores.lua" "held.lua" "begin.lua";
     /// Keep in hand what was trimmed.
     RESCUE = "stores.lua" "held.lua" "rescue.lua";
-    /// The same five for groups with order.
+    /// The same six for groups with order.
     COMMIT_OWNED = "stores.lua" "owned.lua" "commit.lua";
+    /// See `CHECK`.
+    CHECK_OWNED = "stores.lua" "owned.lua" "check.lua";
     /// See `RETRY`.
     RETRY_OWNED = "stores.lua" "owned.lua" "retry.lua";
     /// See `DEAD`.

@@ -14,6 +14,8 @@ use super::record::{Record, dead_fields};
 use super::{effects, errors, parse};
 use crate::event::{Effects, Fields, Message, RetryEntry, Settlement};
 
+mod across;
+
 /// Ids in one command. Keeps one command's work on the server well under a millisecond.
 const ACKS: usize = 1_000;
 
@@ -54,8 +56,15 @@ impl Member {
         // What is over leaves the table before its receipt is dropped, so that nobody takes the drop for a return.
         self.hand.with(|hand| {
             for (_, part) in &parts {
-                if let (Some(delivery), Some(Settled::Committed | Settled::Lost)) = (&part.delivery, &part.answer) {
-                    hand.remove(&delivery.id());
+                match (&part.delivery, &part.answer) {
+                    (Some(delivery), Some(Settled::Committed | Settled::Lost)) => drop(hand.remove(&delivery.id())),
+                    // The next settlement may publish something else.
+                    (_, Some(Settled::Conflict(delivery) | Settled::Refused(delivery, _))) => {
+                        if let Some(held) = hand.get_mut(&delivery.id()) {
+                            held.appended = false;
+                        }
+                    }
+                    _ => {}
                 }
             }
         });
@@ -68,11 +77,12 @@ impl Member {
     }
 
     pub(super) async fn send_parts(&self, link: &Link, parts: &mut [&mut Part]) {
+        self.append_across(parts).await;
         let mut commands = Pipeline::with_capacity(parts.len());
         let mut plain: HashMap<usize, Vec<usize>> = HashMap::new();
         let mut scripted = Vec::new();
         let is_ordered = self.group.order.is_some();
-        for (index, part) in parts.iter_mut().enumerate() {
+        for (index, part) in parts.iter_mut().enumerate().filter(|(_, part)| part.answer.is_none()) {
             if part.is_plain(is_ordered) {
                 plain.entry(part.held.topic).or_default().push(index);
                 continue;
@@ -164,6 +174,10 @@ impl Member {
                 if let Some(reason) = effects::unfit(effects) {
                     return Err(reason);
                 }
+                if self.is_space_across(held, effects) {
+                    let space = self.shared.space(&effects.key_space);
+                    return Err(format!("{space} lies in another slot of the cluster than the event's topic"));
+                }
                 Ok(self.commit(held, effects))
             }
             Some(Settlement::Retry(entry)) => Ok(self.retry(held, entry)),
@@ -188,7 +202,7 @@ impl Member {
     }
 
     fn commit(&self, held: &Held, effects: &Effects) -> Cmd {
-        let placed = effects::Placed::of(self.shared.prefix.as_deref(), effects);
+        let placed = effects::Placed::of(&self.shared, effects, |topic| !self.is_across(held, topic));
         let more: Vec<&str> = placed.keys(&self.topics[held.topic].stream).collect();
         let mut commit = self.held_call(&COMMITS, held, &more);
         for stream in placed.streams() {

@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use redis::{Client, ConnectionAddr, IntoConnectionInfo, RedisConnectionInfo};
+use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 use url::Url;
 
 use self::parameters::{Parameters, Verify};
 use super::super::Error;
 
+mod hosts;
 mod parameters;
+
+pub(super) use self::hosts::{Address, Reach};
+use self::hosts::{Split, is_sentinel, is_tls};
 
 /// How long one answer may take. Longer than any script of ours and shorter than a person's patience with a dead
 /// socket.
@@ -21,12 +25,14 @@ const PORT: u16 = 6379;
 /// Where the server is and how to talk to it.
 #[derive(Clone, Debug)]
 pub(super) struct Target {
-    /// Ready to connect.
+    /// Ready to connect; of sentinels and clusters, how to connect once it is known where.
     pub(super) client: Client,
+    /// What the hosts of the URL are.
+    pub(super) reach: Reach,
     /// The URL for people: without password and parameters.
     pub(super) shown: String,
     /// To be cut out of whatever a library says.
-    pub(super) secret: Option<String>,
+    pub(super) secrets: Vec<String>,
     /// How long connecting may take.
     pub(super) connect_timeout: Duration,
     /// How long one answer may take; a blocking read adds what it blocks.
@@ -47,9 +53,10 @@ impl Target {
             }
             _ => text.to_owned(),
         };
-        let url = Url::parse(&text).map_err(|error| refuse(format!("is no URL: {error}")))?;
+        let split = Split::of(text);
+        let url = Url::parse(&split.text).map_err(|error| refuse(format!("is no URL: {error}")))?;
         let parameters = Parameters::read(&url)?;
-        let shown = shown(&url);
+        let shown = split.shown(shown(&url));
         // What stands before the @ wins over the query, as in redis-py.
         let username = part(url.username())?.or_else(|| parameters.username.clone());
         let password = url.password().map(part).transpose()?.flatten().or_else(|| parameters.password.clone());
@@ -64,15 +71,31 @@ impl Target {
             .into_connection_info()
             .map_err(|error| refuse(format!("cannot be used: {error}")))?
             .set_redis_settings(redis);
-        let client = parameters.client(info, url.scheme() == "rediss")?;
+        let client = parameters.client(info, is_tls(url.scheme()))?;
+        let reach = split.reach(&url, &parameters)?;
+        let secrets = password.into_iter().chain(parameters.sentinel_password).filter(|secret| !secret.is_empty());
         Ok(Self {
             client,
+            reach,
             shown,
-            secret: password.filter(|password| !password.is_empty()),
+            secrets: secrets.collect(),
             connect_timeout: parameters.connect_timeout.unwrap_or(CONNECT_TIMEOUT),
             socket_timeout: parameters.socket_timeout.unwrap_or(SOCKET_TIMEOUT),
             client_name: parameters.client_name,
         })
+    }
+
+    /// One node of the cluster.
+    pub(super) fn at(&self, address: &Address) -> Result<Self, Error> {
+        let scheme = if is_tls(&self.shown) { "rediss" } else { "redis" };
+        let reach = Reach::Node(address.clone());
+        Ok(Self { client: self.client_at(address)?, reach, shown: format!("{scheme}://{address}"), ..self.clone() })
+    }
+
+    /// Connects to another address in the same way.
+    pub(super) fn client_at(&self, address: &Address) -> Result<Client, Error> {
+        let client = address.client(self.client.get_connection_info());
+        client.map_err(|error| Error::Unexpected(format!("bus at {address} cannot be connected to: {error}")))
     }
 }
 
@@ -93,17 +116,35 @@ fn address(url: &Url, verify: Verify) -> Result<ConnectionAddr, Error> {
     }
     .unwrap_or_else(|| "localhost".to_owned());
     let port = url.port().unwrap_or(PORT);
-    Ok(match url.scheme() {
-        "rediss" => ConnectionAddr::TcpTls { host, port, insecure: verify == Verify::None, tls_params: None },
-        _ => ConnectionAddr::Tcp(host, port),
-    })
+    Ok(tcp(host, port, url, verify))
+}
+
+fn tcp(host: String, port: u16, url: &Url, verify: Verify) -> ConnectionAddr {
+    if is_tls(url.scheme()) {
+        ConnectionAddr::TcpTls { host, port, insecure: verify == Verify::None, tls_params: None }
+    } else {
+        ConnectionAddr::Tcp(host, port)
+    }
+}
+
+/// How to connect to one of several hosts.
+fn server_at(
+    address: &Address,
+    url: &Url,
+    parameters: &Parameters,
+    login: RedisConnectionInfo,
+) -> Result<ConnectionInfo, Error> {
+    let info = tcp(address.host.clone(), address.port, url, parameters.verify).into_connection_info();
+    Ok(info.map_err(|error| refuse(format!("cannot be used: {error}")))?.set_redis_settings(login))
 }
 
 fn path_db(url: &Url) -> Result<i64, Error> {
     if url.scheme() == "unix" {
         return Ok(0);
     }
-    match url.path().trim_matches('/') {
+    let path = url.path().trim_matches('/');
+    let path = if is_sentinel(url.scheme()) { path.split_once('/').map_or("", |(_, db)| db) } else { path };
+    match path {
         "" => Ok(0),
         path => parameters::number("db", path),
     }

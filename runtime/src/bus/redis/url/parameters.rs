@@ -5,6 +5,7 @@ use std::time::Duration;
 use redis::{Client, ClientTlsConfig, ConnectionInfo, TlsCertificates};
 use url::Url;
 
+use super::hosts::{is_sentinel, is_tls};
 use super::{Error, refuse};
 
 /// Parameters that mean something here.
@@ -13,6 +14,8 @@ const USED: &[&str] = &[
     "db",
     "password",
     "protocol",
+    "sentinel_password",
+    "sentinel_username",
     "socket_connect_timeout",
     "socket_timeout",
     "ssl_ca_certs",
@@ -57,6 +60,8 @@ pub(super) struct Parameters {
     pub(super) db: Option<i64>,
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
+    pub(super) sentinel_username: Option<String>,
+    pub(super) sentinel_password: Option<String>,
     pub(super) socket_timeout: Option<Duration>,
     pub(super) connect_timeout: Option<Duration>,
     pub(super) client_name: Option<String>,
@@ -85,6 +90,11 @@ impl Parameters {
                 "db" => read.db = Some(number(&name, value)?),
                 "username" => read.username = Some(value.to_owned()),
                 "password" => read.password = Some(value.to_owned()),
+                "sentinel_username" | "sentinel_password" if !is_sentinel(url.scheme()) => {
+                    return Err(refuse(format!("has `{name}`, which goes with redis+sentinel:// only")));
+                }
+                "sentinel_username" => read.sentinel_username = Some(value.to_owned()),
+                "sentinel_password" => read.sentinel_password = Some(value.to_owned()),
                 "socket_timeout" => read.socket_timeout = Some(seconds(&name, value)?),
                 "socket_connect_timeout" => read.connect_timeout = Some(seconds(&name, value)?),
                 "client_name" => read.client_name = Some(value.to_owned()),
@@ -126,7 +136,7 @@ impl Parameters {
                 unknown => return Err(unknown_parameter(unknown)),
             }
         }
-        if !check_hostname && read.verify == Verify::Required && url.scheme() == "rediss" {
+        if !check_hostname && read.verify == Verify::Required && is_tls(url.scheme()) {
             return Err(refuse(
                 "has `ssl_check_hostname=false`, which only works with `ssl_cert_reqs=none`: give the certificate the \
                  host's name, or trust any with both"
