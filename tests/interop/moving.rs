@@ -196,9 +196,17 @@ async fn the_guide_moves_a_group_here_and_back_without_skipping_an_event() {
     until("events wait for a retry", async || status().await.retrying >= 3).await;
     server.run::<u64>(&["DEL", &refused]).await;
     assert!(status().await.retrying >= 1, "the retries came too early for the test to mean anything");
-    let shown = place.run(&stop_sandbar, "SANDBAR", &sandbar);
+    let mut shown = place.run(&stop_sandbar, "SANDBAR", &sandbar);
     sandbar.ended();
     assert!(shown.contains("RETRYING"), "{shown}");
+    // "Otherwise run it once more": what came in just as it ended was given back.
+    let (_, once_more) = stop_sandbar.split_once('\n').unwrap();
+    for _ in 0..5 {
+        let now = status().await;
+        if (now.pending, now.retrying) != (0, 0) {
+            shown = place.run(once_more, "SANDBAR", &sandbar);
+        }
+    }
     let now = status().await;
     assert_eq!((now.pending, now.retrying, now.dead_letters), (0, 0, 0), "{shown}");
 

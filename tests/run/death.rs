@@ -31,7 +31,9 @@ async fn quarantined(bench: &Bench, url: &str, order: &str) {
     let bus = open(url).await;
     let killer = Draft::new("test.witness.v1").header("work", u64::MAX);
     let id = killer.id.clone();
-    let mut drafts: Vec<Draft> = (0..NEIGHBOURS).map(|_| Draft::new("test.witness.v1")).collect();
+    // They take a moment, so that some are still in hand when the host is killed.
+    let neighbour = || Draft::new("test.witness.v1").header("work", 2_000_000);
+    let mut drafts: Vec<Draft> = (0..NEIGHBOURS).map(|_| neighbour()).collect();
     drafts.insert(NEIGHBOURS / 2, killer);
     publish(&bus, "in", &drafts).await;
     let handler = HandlerToml::new("witness", "witness", "in")
