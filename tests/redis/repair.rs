@@ -294,3 +294,17 @@ async fn a_server_that_was_killed_has_lost_nothing_that_was_read() {
     let status = bus.status(&"t".into(), "g").await.unwrap();
     assert_eq!((status.lost, status.lag), (4, Some(0)));
 }
+
+#[tokio::test]
+async fn a_host_counts_as_alive_though_another_made_the_group_anew() {
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    // It reads nothing afterwards, so that the group's own list does not have it.
+    let _: u64 = server.run(&["XGROUP", "DESTROY", "dev-t", "g"]).await;
+    let _: String = server.run(&["XGROUP", "CREATE", "dev-t", "g", "$"]).await;
+    subscription.renew().await.unwrap();
+    assert_eq!(bus.status(&"t".into(), "g").await.unwrap().consumers, [subscription.consumer()]);
+    subscription.close().await.unwrap();
+    assert!(bus.status(&"t".into(), "g").await.unwrap().consumers.is_empty());
+}

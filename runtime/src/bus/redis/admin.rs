@@ -17,7 +17,6 @@ const COUNT_PAGES: usize = 20;
 const REQUEUE: usize = 100;
 
 /// Who is in a group.
-#[derive(Default)]
 pub(super) struct Consumers {
     /// Alive, ours and others.
     pub(super) alive: Vec<String>,
@@ -164,23 +163,20 @@ impl Shared {
             .chunks_exact(2)
             .map(|pair| (pair[0].as_str(), pair[1].parse::<f64>().map_or(0, |score| score.max(0.0) as u64)))
             .collect();
-        let mut consumers = Consumers::default();
+        // Those that renew are there, whatever the group's own list says: it forgets them when the group is made anew, and
+        // has them again only when they next read something.
+        let alive = ours.iter().filter(|(name, until)| *until >= now && !name.is_empty());
+        let mut consumers =
+            Consumers { alive: alive.map(|(name, _)| (*name).to_owned()).collect(), foreign: Vec::new() };
         for found in parse::array(all, "who")? {
             let mut found = parse::array(found, "who")?.into_iter();
             let (Some(name), Some(idle)) = (found.next().and_then(parse::text), found.next()) else {
                 return Err(errors::unexpected("who"));
             };
-            if name == GIVEN_BACK || is_virtual(&name) {
-                continue;
-            }
-            match ours.iter().find(|(own, _)| *own == name) {
-                Some((_, until)) if *until >= now => consumers.alive.push(name),
-                Some(_) => {}
-                None if parse::count(&idle) < millis(FOREIGN_IDLE) => {
-                    consumers.alive.push(name.clone());
-                    consumers.foreign.push(name);
-                }
-                None => {}
+            let is_ours = name == GIVEN_BACK || is_virtual(&name) || ours.iter().any(|(own, _)| *own == name);
+            if !is_ours && parse::count(&idle) < millis(FOREIGN_IDLE) {
+                consumers.alive.push(name.clone());
+                consumers.foreign.push(name);
             }
         }
         Ok(consumers)
