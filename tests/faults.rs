@@ -80,7 +80,7 @@ async fn run(seed: u64) -> Ran {
     let start = std::time::Instant::now();
     let plan = Plan::of(seed);
     let store = Store::start(&plan.mode).await;
-    let mut fleet = Fleet::new(store.configs(&plan.mode));
+    let mut fleet = Fleet::new(store.configs(&plan.mode), store.shims(&plan.mode));
     let mut nemesis = Nemesis::new(&plan, &store, &mut fleet);
     let quiet = nemesis.run().await;
     let applied = nemesis.applied;

@@ -13,6 +13,7 @@ use crate::support::redis::Server;
 
 mod cap;
 mod death;
+mod disk;
 mod divided;
 mod ending;
 mod input;
@@ -52,7 +53,7 @@ async fn every_way_a_call_can_end_is_settled_and_the_host_goes_on() {
     ];
     drafts.extend((0..50).map(|_| Draft::new("ok")));
     publish(&bus, "in", &drafts).await;
-    let handler = probe().with("[handler.limits]\ntime = \"50ms\"\nmemory = \"16MiB\"");
+    let handler = probe().with("[handler.limits]\ntime = \"500ms\"\nmemory = \"16MiB\"");
     let config = bench.config(&url, &[handler]);
     let mut host = bench.run(&config, &["--until-idle", "--json"]);
     host.finish();
@@ -68,7 +69,7 @@ async fn every_way_a_call_can_end_is_settled_and_the_host_goes_on() {
     let codes: Vec<_> = found.keys().copied().collect();
     assert_eq!(codes, ["bad", "busy", code::MEMORY_LIMIT, "said", code::TIME_LIMIT, code::TRAP]);
     assert!(found[code::TRAP].contains("ouch"), "{}", found[code::TRAP]);
-    assert!(found[code::TIME_LIMIT].contains("50ms") && found[code::TIME_LIMIT].contains("[handler.limits]"));
+    assert!(found[code::TIME_LIMIT].contains("500ms") && found[code::TIME_LIMIT].contains("[handler.limits]"));
     assert!(found["said"].contains("Denied") && found["said"].contains("secret-topic"), "{}", found["said"]);
     let attempts: u32 = letters.iter().map(|letter| letter.cause.attempts).sum();
     assert_eq!(attempts, 10, "two calls for each of four, one for each of the two that were rejected");

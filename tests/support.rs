@@ -9,6 +9,7 @@ pub(crate) mod process;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod sentinel;
+pub(crate) mod shim;
 pub(crate) mod vectors;
 
 /// No wait in a test is longer. Far above what anything takes on a busy machine, so it only ends what hangs.

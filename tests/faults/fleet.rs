@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::support::host::binary;
+use crate::support::shim::Shim;
 
 /// Exit codes of a host that was told to stop: done, no bus before it had joined, and drained too slowly because the
 /// bus was away.
@@ -21,6 +22,8 @@ const NO_BUS: i32 = 3;
 /// All hosts, at most one in each slot.
 pub(super) struct Fleet {
     configs: Vec<PathBuf>,
+    /// What the host in each slot obeys.
+    pub(super) shims: Vec<Shim>,
     slots: Vec<Option<Process>>,
     /// Told to stop, and not gone yet.
     stopping: Vec<Process>,
@@ -40,10 +43,10 @@ struct Process {
 // === impl Fleet ===
 
 impl Fleet {
-    /// One slot for each configuration; nothing is started.
-    pub(super) fn new(configs: Vec<PathBuf>) -> Self {
+    /// One slot for each configuration and what its host obeys; nothing is started.
+    pub(super) fn new(configs: Vec<PathBuf>, shims: Vec<Shim>) -> Self {
         let slots = configs.iter().map(|_| None).collect();
-        Self { configs, slots, stopping: vec![], logs: vec![], readers: vec![], misdeeds: vec![] }
+        Self { configs, shims, slots, stopping: vec![], logs: vec![], readers: vec![], misdeeds: vec![] }
     }
 
     /// Starts a host where none is.
@@ -57,6 +60,7 @@ impl Fleet {
             .arg(binary())
             .arg(&self.configs[slot])
             .env_clear()
+            .envs(self.shims[slot].environment())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

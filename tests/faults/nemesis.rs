@@ -109,6 +109,8 @@ impl<'a> Nemesis<'a> {
             Fault::Throttle(host, size) => both(host, Rule::Throttle(size), Rule::Throttle(size)),
             Fault::Truncate(host, size) => both(host, Rule::Pass, Rule::Truncate(size)),
             Fault::DiskFull(host) => self.fleet.limit_files(host, Some(self.store.log_bytes() + 10_000)),
+            Fault::BadDisk(host, error) => self.fleet.shims[host].refuse_writes(Some(error)),
+            Fault::ClockJump(by) => self.turn_clocks(by),
             Fault::Trim(length) if self.store.server.is_none() => {
                 self.publish(1, Some(length as u64)).await;
             }
@@ -141,6 +143,8 @@ impl<'a> Nemesis<'a> {
             Fault::Kill(host) | Fault::Terminate(host) => self.fleet.start(host),
             Fault::Freeze(host) => self.fleet.thaw(host),
             Fault::DiskFull(host) => self.fleet.limit_files(host, None),
+            Fault::BadDisk(host, _) => self.fleet.shims[host].refuse_writes(None),
+            Fault::ClockJump(_) => self.turn_clocks(0),
             Fault::HalfOpen(host)
             | Fault::Deaf(host)
             | Fault::Mute(host)
@@ -164,6 +168,12 @@ impl<'a> Nemesis<'a> {
             }
             _ => {}
         }
+    }
+
+    /// The clocks of all machines, which are kept together.
+    fn turn_clocks(&self, by: i64) {
+        self.fleet.shims.iter().for_each(|shim| shim.turn_clock(by));
+        self.store.turn_clock(by);
     }
 
     /// Waits until every message is read and settled and only the hosts that run are in the group.

@@ -6,6 +6,7 @@ use std::fmt;
 use super::dice::Dice;
 use super::events::{Event, events};
 use crate::support::proxy::Break;
+use crate::support::shim::{EIO, ENOSPC, EROFS};
 
 /// Everything that a seed decides.
 pub(super) struct Plan {
@@ -90,6 +91,10 @@ pub(super) enum Fault {
     DestroyGroup,
     /// The disk takes no more of what this host writes.
     DiskFull(usize),
+    /// Writes of this host to files fail with this error number.
+    BadDisk(usize, i64),
+    /// All clocks jump by so much, and back when it is mended.
+    ClockJump(i64),
 }
 
 // === impl Plan ===
@@ -161,14 +166,16 @@ fn fault(dice: &mut Dice, mode: &Mode) -> Fault {
         };
     }
     if mode.bus == Kind::Sqlite {
-        return match dice.between(0, 4) {
+        return match dice.between(0, 6) {
             0 => Fault::Trim(dice.between(0, 40) as usize),
-            1 | 2 => Fault::DiskFull(host),
-            3 => Fault::Kill(host),
+            1 => Fault::DiskFull(host),
+            2 | 3 => Fault::BadDisk(host, dice.pick(&[ENOSPC, EROFS, EIO])),
+            4 => clock_jump(dice, mode),
+            5 => Fault::Kill(host),
             _ => Fault::Freeze(host),
         };
     }
-    match dice.between(0, 17) {
+    match dice.between(0, 18) {
         0 | 1 => Fault::Cut(host, dice.pick(&[Break::Close, Break::Reset])),
         2 => Fault::HalfOpen(host),
         3 | 4 => Fault::Deaf(host),
@@ -182,15 +189,23 @@ fn fault(dice: &mut Dice, mode: &Mode) -> Fault {
         14 => Fault::OutOfMemory,
         15 => dice.pick(&[Fault::KillClients, Fault::FlushScripts]),
         16 => Fault::Trim(dice.between(0, 40) as usize),
+        17 => clock_jump(dice, mode),
         _ => Fault::DestroyGroup,
     }
+}
+
+/// Less than a lease or many of them.
+fn clock_jump(dice: &mut Dice, mode: &Mode) -> Fault {
+    let by = dice.between(mode.lease / 2, mode.lease * 10) as i64;
+    Fault::ClockJump(if dice.percent(50) { by } else { -by })
 }
 
 // === impl Fault ===
 
 impl Fault {
+    /// Two of these at once would be one.
     fn is_of_the_bus(self) -> bool {
-        matches!(self, Self::KillBus | Self::FreezeBus | Self::PauseBus(_) | Self::OutOfMemory)
+        matches!(self, Self::KillBus | Self::FreezeBus | Self::PauseBus(_) | Self::OutOfMemory | Self::ClockJump(_))
     }
 
     /// How long, if it is not over at once.
@@ -228,6 +243,10 @@ impl Fault {
             Self::Trim(_) => "topic trimmed",
             Self::DestroyGroup => "group destroyed",
             Self::DiskFull(_) => "disk takes no more (SQLite)",
+            Self::BadDisk(_, ENOSPC) => "disk full (SQLite)",
+            Self::BadDisk(_, EROFS) => "disk turned read-only (SQLite)",
+            Self::BadDisk(..) => "disk broken (SQLite)",
+            Self::ClockJump(_) => "clock jumps",
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::support::BOUND;
 use crate::support::host::guest;
 use crate::support::proxy::Proxy;
 use crate::support::redis::{Server, command};
+use crate::support::shim::Shim;
 
 /// The topic that events are published to.
 pub(super) const TOPIC: &str = "in";
@@ -27,6 +28,8 @@ pub(super) const GROUP: &str = "witness";
 /// A bus, reached by each host through a proxy of its own where there is a network.
 pub(super) struct Store {
     pub(super) server: Option<Server>,
+    /// The server's.
+    clock: Shim,
     pub(super) proxies: Vec<Proxy>,
     directory: tempfile::TempDir,
     pub(super) bus: Arc<dyn Bus>,
@@ -49,14 +52,29 @@ impl Store {
                 proxies.push(Proxy::start(server.port()).await);
             }
         }
+        let clock = Shim::new(&directory.path().join("server.shim"));
+        let server = match server {
+            Some(server) => Some(server.obey(&clock).await),
+            None => None,
+        };
         let url = server.as_ref().map_or_else(|| embedded(directory.path()), Server::url);
         let bus = bus::open(&Settings { url, ..Settings::default() }).await.unwrap();
-        Self { server, proxies, directory, bus }
+        Self { server, clock, proxies, directory, bus }
     }
 
     /// Writes one configuration for each host.
     pub(super) fn configs(&self, mode: &Mode) -> Vec<PathBuf> {
         (0..mode.hosts).map(|host| self.config(mode, host)).collect()
+    }
+
+    /// One for each host.
+    pub(super) fn shims(&self, mode: &Mode) -> Vec<Shim> {
+        (0..mode.hosts).map(|host| Shim::new(&self.directory.path().join(format!("host-{host}.shim")))).collect()
+    }
+
+    /// Turns the clock that leases and due times go by: the server's.
+    pub(super) fn turn_clock(&self, by: i64) {
+        self.clock.turn_clock(by);
     }
 
     fn config(&self, mode: &Mode, host: usize) -> PathBuf {

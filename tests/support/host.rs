@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::BOUND;
 use super::process::{Ran, finish};
+use super::shim::Shim;
 
 /// A folder of one test's own: configuration, log files, perhaps the bus.
 pub(crate) struct Bench {
@@ -133,12 +134,22 @@ impl Bench {
 
     /// Starts `sandbar run`.
     pub(crate) fn run(&self, config: &Path, more: &[&str]) -> Host {
+        let mut command = self.command(&["run", "--config"]);
+        command.arg(config).args(more);
+        self.start(command)
+    }
+
+    /// Starts `sandbar run` so that it obeys.
+    pub(crate) fn run_under(&self, shim: &Shim, config: &Path) -> Host {
+        let mut command = self.command(&["run", "--config"]);
+        command.arg(config).envs(shim.environment());
+        self.start(command)
+    }
+
+    fn start(&self, mut command: Command) -> Host {
         let name = uuid::Uuid::new_v4().simple().to_string();
         let (log, stdout) = (self.path(&format!("{name}.log")), self.path(&format!("{name}.out")));
-        let child = self
-            .command(&["run", "--config"])
-            .arg(config)
-            .args(more)
+        let child = command
             .stdin(Stdio::null())
             .stdout(File::create(&stdout).unwrap())
             .stderr(File::create(&log).unwrap())

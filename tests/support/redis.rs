@@ -12,6 +12,7 @@ use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, Value};
 use tempfile::TempDir;
 
 use super::BOUND;
+use super::shim::Shim;
 
 /// A running server. Killed on drop; its log is printed when the test fails.
 pub(crate) struct Server {
@@ -20,6 +21,7 @@ pub(crate) struct Server {
     port: u16,
     tls_port: Option<u16>,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, PathBuf)>,
     password: Option<String>,
     child: Mutex<Option<Child>>,
 }
@@ -78,12 +80,22 @@ impl Server {
                 port
             });
             let (directory, child) = (TempDir::new().unwrap(), Mutex::new(None));
-            let server = Self { directory, program, port: free_port(), tls_port, arguments, password, child };
+            let environment = Vec::new();
+            let server =
+                Self { directory, program, port: free_port(), tls_port, arguments, environment, password, child };
             if server.launch().await {
                 return server;
             }
         }
         panic!("redis-server does not start");
+    }
+
+    /// Starts it anew with its clock in the test's hands.
+    pub(crate) async fn obey(mut self, shim: &Shim) -> Self {
+        self.kill();
+        self.environment = shim.environment().into();
+        self.revive().await;
+        self
     }
 
     /// Whether it is the oldest Redis that is supported.
@@ -187,6 +199,7 @@ impl Server {
         let mut command = Command::new(&self.program);
         command.args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", ""]);
         command.arg("--dir").arg(self.directory.path()).arg("--unixsocket").arg(self.socket()).args(&self.arguments);
+        command.envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let child =
             command.spawn().unwrap_or_else(|error| panic!("{} (`make setup`): {error}", self.program.display()));
