@@ -22,6 +22,7 @@ mod outage;
 mod refusing;
 mod resting;
 mod retrying;
+mod serving;
 mod steering;
 
 fn embedded(bench: &Bench) -> String {
@@ -106,4 +107,13 @@ async fn a_handler_may_not_feed_itself_for_ever() {
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].cause.code, "limit");
     assert!(letters[0].cause.reason.contains("16 handlers"), "{}", letters[0].cause.reason);
+}
+
+/// Waits until so many lines of a host's log have this in them.
+async fn said(host: &Host, what: &str, times: usize) {
+    let end = Instant::now() + BOUND;
+    while host.log().lines().filter(|line| line.contains(what)).count() < times {
+        assert!(Instant::now() < end, "no {what:?}: {}", host.log());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -123,6 +123,11 @@ impl<'a> Nemesis<'a> {
                 self.store.command(&["CONFIG", "SET", "maxmemory", "1"]).await;
                 self.bus_is_away = true;
             }
+            Fault::ReadOnlyBus => {
+                // Of a master that is not there: it keeps what it has.
+                self.store.command(&["REPLICAOF", "127.0.0.1", "1"]).await;
+                self.bus_is_away = true;
+            }
             Fault::PauseBus(time) => {
                 self.store.command(&["CLIENT", "PAUSE", &time.to_string(), "ALL"]).await;
                 self.bus_is_away = true;
@@ -154,6 +159,10 @@ impl<'a> Nemesis<'a> {
             Fault::OutOfMemory => {
                 self.bus_is_away = false;
                 self.store.command(&["CONFIG", "SET", "maxmemory", "0"]).await;
+            }
+            Fault::ReadOnlyBus => {
+                self.store.command(&["REPLICAOF", "NO", "ONE"]).await;
+                self.bus_is_away = false;
             }
             Fault::PauseBus(_) => self.bus_is_away = false,
             Fault::KillBus => {

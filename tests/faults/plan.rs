@@ -83,6 +83,8 @@ pub(super) enum Fault {
     /// CLIENT PAUSE for so long.
     PauseBus(u64),
     OutOfMemory,
+    /// Redis takes no writes, as a master that was demoted.
+    ReadOnlyBus,
     /// CLIENT KILL of everybody.
     KillClients,
     FlushScripts,
@@ -175,7 +177,7 @@ fn fault(dice: &mut Dice, mode: &Mode) -> Fault {
             _ => Fault::Freeze(host),
         };
     }
-    match dice.between(0, 18) {
+    match dice.between(0, 19) {
         0 | 1 => Fault::Cut(host, dice.pick(&[Break::Close, Break::Reset])),
         2 => Fault::HalfOpen(host),
         3 | 4 => Fault::Deaf(host),
@@ -190,6 +192,7 @@ fn fault(dice: &mut Dice, mode: &Mode) -> Fault {
         15 => dice.pick(&[Fault::KillClients, Fault::FlushScripts]),
         16 => Fault::Trim(dice.between(0, 40) as usize),
         17 => clock_jump(dice, mode),
+        18 => Fault::ReadOnlyBus,
         _ => Fault::DestroyGroup,
     }
 }
@@ -205,7 +208,15 @@ fn clock_jump(dice: &mut Dice, mode: &Mode) -> Fault {
 impl Fault {
     /// Two of these at once would be one.
     fn is_of_the_bus(self) -> bool {
-        matches!(self, Self::KillBus | Self::FreezeBus | Self::PauseBus(_) | Self::OutOfMemory | Self::ClockJump(_))
+        matches!(
+            self,
+            Self::KillBus
+                | Self::FreezeBus
+                | Self::PauseBus(_)
+                | Self::OutOfMemory
+                | Self::ReadOnlyBus
+                | Self::ClockJump(_)
+        )
     }
 
     /// How long, if it is not over at once.
@@ -215,7 +226,7 @@ impl Fault {
             // Shorter than the lease, or longer.
             Self::Freeze(_) => Some(dice.between(mode.lease / 4, mode.lease * 5 / 2)),
             Self::PauseBus(time) => Some(time + 20),
-            Self::KillBus | Self::FreezeBus | Self::OutOfMemory => Some(dice.between(50, 1_500)),
+            Self::KillBus | Self::FreezeBus | Self::OutOfMemory | Self::ReadOnlyBus => Some(dice.between(50, 1_500)),
             Self::Cut(..) | Self::KillClients | Self::FlushScripts | Self::Trim(_) | Self::DestroyGroup => None,
             _ => Some(dice.between(100, mode.lease * 2)),
         }
@@ -238,6 +249,7 @@ impl Fault {
             Self::FreezeBus => "Redis frozen and thawed",
             Self::PauseBus(_) => "CLIENT PAUSE",
             Self::OutOfMemory => "Redis out of memory",
+            Self::ReadOnlyBus => "Redis read-only",
             Self::KillClients => "CLIENT KILL",
             Self::FlushScripts => "SCRIPT FLUSH",
             Self::Trim(_) => "topic trimmed",

@@ -66,12 +66,3 @@ async fn jumps(bench: &Bench, url: &str, shim: &Shim) {
     host.terminate();
     assert!(host.wait(BOUND).success(), "{}", host.log());
 }
-
-/// Waits until so many lines of a host's log have this in them.
-async fn said(host: &Host, what: &str, times: usize) {
-    let end = Instant::now() + BOUND;
-    while host.log().lines().filter(|line| line.contains(what)).count() < times {
-        assert!(Instant::now() < end, "no {what:?}: {}", host.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}

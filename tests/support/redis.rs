@@ -98,6 +98,11 @@ impl Server {
         self
     }
 
+    /// Lets it take so many microseconds for each command of its append-only file when it is started again.
+    pub(crate) fn load_slowly(&mut self, micros: usize) {
+        self.arguments.extend(["--key-load-delay".to_owned(), micros.to_string()]);
+    }
+
     /// Whether it is the oldest Redis that is supported.
     pub(crate) fn is_old(&self) -> bool {
         self.program.parent().is_some_and(|folder| folder.ends_with("redis-6.2"))
