@@ -76,6 +76,52 @@ async fn fetches_that_are_given_up_lose_nothing_and_keep_the_order() {
     }
 }
 
+/// Fetches leave what they took in line when they are given up. Trimmed meanwhile, it goes to the retry store, and what
+/// comes after it must not pass it there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_trimmed_while_in_line_keeps_its_place_after_an_outage() {
+    const COUNT: usize = 4_000;
+    let server = Server::start(&[]).await;
+    let bus = server.host().await;
+    publish(&bus, "t", COUNT).await;
+    let mut one = Owner::join(&bus, SHORT_LEASE).await;
+    one.take_all_slices().await;
+    let mut connection = server.connection().await;
+    let (mut done, mut rescued) = (Vec::new(), 0);
+    let end = Instant::now() + BOUND;
+    for round in 0_u64.. {
+        let status = bus.status(&"t".into(), "g").await.unwrap();
+        if (status.lag, status.pending, status.retrying) == (Some(0), 0, 0) {
+            break;
+        }
+        assert!(Instant::now() < end, "{} of {COUNT} came, {status:?}", done.len());
+        let patience = Duration::from_micros(100 * (1 + round % 20));
+        let fetched = tokio::time::timeout(patience, one.subscription.fetch(7, QUIET)).await;
+        if let Ok(Ok(Fetched::Deliveries(some))) = fetched {
+            done.extend(numbers(&some));
+            for delivery in some {
+                commit(&one.subscription, delivery, ack()).await;
+            }
+        }
+        if round % 2 == 0 {
+            // All that the group has read but the last, and then the connection.
+            let read = "local group = redis.call('XINFO', 'GROUPS', KEYS[1])[1]
+                return redis.call('XTRIM', KEYS[1], 'MINID', group[8])";
+            let _: u64 = redis::cmd("EVAL").arg(&[read, "1", "dev-t"]).query_async(&mut connection).await.unwrap();
+            let kill = ["KILL", "TYPE", "normal", "SKIPME", "yes"];
+            let _: u64 = redis::cmd("CLIENT").arg(&kill).query_async(&mut connection).await.unwrap();
+        }
+        rescued = rescued.max(status.retrying);
+        let _ = one.subscription.renew().await;
+    }
+    assert!(rescued > 0, "nothing was ever in line");
+    for lane in 0..LANES {
+        // What was on its way to the line is lost with the topic.
+        let of_lane: Vec<usize> = done.iter().copied().filter(|n| n % LANES == lane).collect();
+        assert!(of_lane.is_sorted(), "{of_lane:?}");
+    }
+}
+
 /// What several consumers have done, in order.
 pub(super) type Done = Arc<Mutex<Vec<usize>>>;
 

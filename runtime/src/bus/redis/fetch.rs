@@ -150,7 +150,8 @@ impl Member {
             self.leave_former(reading);
             if self.group.order.is_some() {
                 reading.ordered.rewind();
-                self.backlog().new.clear();
+                // What has gone to the retry store is listed nowhere else, and what comes after it must not pass it.
+                self.backlog().new.retain(|held| held.stored);
             }
         }
         if self.gone.load(Ordering::Acquire) {

@@ -43,7 +43,7 @@ impl Member {
         }
         let answers = self.shared.link.send(commands).await?;
         let mut lost = Vec::new();
-        let mut trimmed: Vec<&Named> = Vec::new();
+        let mut rescued: Vec<&Named> = Vec::new();
         for ((topic, chunk), answer) in asked.into_iter().zip(answers) {
             let answer = answer.map_err(|error| errors::answered(self.shared.link.target(), &error))?;
             let Ok([gone, cut, delivered, unread, more, first]) =
@@ -57,14 +57,16 @@ impl Member {
             self.watch(topic, delivered);
             for named in chunk {
                 let position = named.1.message.position.as_str();
-                if cut.iter().any(|id| id == position) && !named.1.stored {
-                    trimmed.push(named);
-                } else if gone.iter().any(|id| id == position) {
+                let is_in = |ids: &[String]| ids.iter().any(|id| id == position);
+                // What is pending no more may have been rescued, and the answer lost.
+                if !named.1.stored && (is_in(&cut) || is_in(&gone)) {
+                    rescued.push(named);
+                } else if is_in(&gone) {
                     lost.push(named);
                 }
             }
         }
-        lost.extend(self.rescue(trimmed).await?);
+        lost.extend(self.rescue(rescued).await?);
         let mut told = self.forget(&lost);
         told.append(&mut self.lost.lock().unwrap_or_else(PoisonError::into_inner));
         Ok(told)
@@ -104,7 +106,7 @@ impl Member {
         renew
     }
 
-    /// Moves what was trimmed to the retry store, still in the same hand. Returns what was lost on the way.
+    /// Moves what was trimmed to the retry store, still in the same hand, unless it is there. Returns what is lost.
     async fn rescue<'a>(&self, trimmed: Vec<&'a Named>) -> Result<Vec<&'a Named>, Error> {
         let mut commands = Pipeline::new();
         for (_, held) in &trimmed {
