@@ -66,7 +66,7 @@ macro_rules! conformance {
                     effects_come_once_although_it_went_there_and_back, renewing_beside_settling_reports_nothing,
                     inherited_messages_come_in_order;
                 retries: a_retry_waits_until_it_is_due, only_those_due_come_when_no_more_is_wanted, a_retry_outlives_hosts_and_its_message,
-                    a_retry_can_be_retried_and_acked, a_dead_hosts_retry_is_inherited, another_consumer_may_get_it,
+                    a_retry_can_be_retried_and_acked, what_goes_to_the_store_is_never_out_of_sight, a_dead_hosts_retry_is_inherited, another_consumer_may_get_it,
                     a_retry_held_twice_commits_once;
                 dead_letters: it_holds_the_bytes_and_the_cause, requeued_to_its_topic, requeued_to_its_handler,
                     purged, listed_in_pages, unknown_ones_are_passed_over, a_retried_one_keeps_its_positions;

@@ -1,5 +1,6 @@
 //! The retry store.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sandbar::bus::{Delivery, Fetched, Origin, Settled};
@@ -96,6 +97,44 @@ pub(crate) async fn a_retry_can_be_retried_and_acked(fixture: &dyn Fixture) {
     take_nothing(&subscription, QUIET).await;
     let status = bus.status(&Topic::from("t"), "g").await.unwrap();
     assert_eq!((status.pending, status.retrying, status.dead_letters), (0, 0, 0));
+}
+
+/// Whoever asks how far a group is must not be told that it is done while an event is on its way to the store.
+pub(crate) async fn what_goes_to_the_store_is_never_out_of_sight(fixture: &dyn Fixture) {
+    // Longer than a look.
+    const MOMENT: Duration = Duration::from_millis(10);
+    let (bus, observer) = (fixture.host().await, fixture.host().await);
+    let subscription = join(&bus, LONG_LEASE).await;
+    // Counts up when an event is there and when it is about to be done.
+    let (there, counted) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let looking = async {
+        loop {
+            let before = there.load(Ordering::SeqCst);
+            let status = observer.status(&Topic::from("t"), "g").await.unwrap();
+            if before % 2 == 1 && there.load(Ordering::SeqCst) == before {
+                assert_ne!((status.lag, status.pending, status.retrying), (Some(0), 0, 0));
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    };
+    let moving = async {
+        for _ in 0..60 {
+            publish(&bus, "t", 1).await;
+            let delivery = take_one(&subscription).await;
+            there.fetch_add(1, Ordering::SeqCst);
+            tokio::time::sleep(MOMENT).await;
+            commit(&subscription, delivery, retry(1, Duration::ZERO)).await;
+            tokio::time::sleep(MOMENT).await;
+            let again = take_one(&subscription).await;
+            there.fetch_add(1, Ordering::SeqCst);
+            commit(&subscription, again, ack()).await;
+        }
+    };
+    tokio::select! {
+        () = moving => {}
+        () = looking => {}
+    }
+    assert!(counted.load(Ordering::SeqCst) > 10, "it looked while events were there");
 }
 
 pub(crate) async fn another_consumer_may_get_it(fixture: &dyn Fixture) {

@@ -52,6 +52,8 @@ impl Shared {
         if let Some(wrong) = self.wrong_type(&[&keys.stream]).await? {
             return Err(wrong);
         }
+        // Before the stores: what goes there meanwhile is counted twice, and not left out.
+        let info = self.info(&keys, group).await?;
         let mut commands = Pipeline::new();
         commands.cmd("ZCARD").arg(&keys.due).cmd("XLEN").arg(&keys.dead).cmd("GET").arg(&keys.lost);
         // With order each slice has its own.
@@ -68,7 +70,7 @@ impl Shared {
         };
         let (retrying, dead_letters, lost) = (in_store + in_slices.iter().sum::<u64>(), *dead_letters, *lost);
         let stores = GroupStatus { retrying, dead_letters, lost, oldest_dead_letter, ..GroupStatus::default() };
-        let Some(mut info) = self.info(&keys, group).await? else { return Ok(stores) };
+        let Some(mut info) = info else { return Ok(stores) };
         if self.was_restarted(&keys).await? {
             info.read = None;
         }
