@@ -19,6 +19,7 @@ mod many_letters;
 mod publishing;
 mod replay;
 mod status;
+mod store;
 
 const KIND: &str = "org.openedx.content_authoring.course.catalog_info.changed.v1";
 

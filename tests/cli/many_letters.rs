@@ -5,13 +5,13 @@ use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbar::bus::{self, Bus, Fetched, Group, Settled, Start};
+use sandbar::bus::{self, Bus, Fetched, Settled};
 use sandbar::event::{Cause, Settlement, Topic};
 
+use super::store::Store;
 use super::*;
-use crate::support::events::{Draft, open, publish, read_all};
+use crate::support::events::{Draft, member, open, publish, read_all};
 use crate::support::host::HandlerToml;
-use crate::support::redis::Server;
 
 /// More than fit into the memory that the command may take.
 const MANY: usize = 100_000;
@@ -20,47 +20,14 @@ const SIZE: usize = 1_000;
 /// What a command may take. All of them together are more than twice as much.
 const MOST_KIB: u64 = 80 << 10;
 
-/// Where the dead letters lie.
-enum Store {
-    Sqlite(Bench),
-    Redis(Bench, Server),
-}
-
-// === impl Store ===
-
 impl Store {
-    fn sqlite() -> Self {
-        Self::Sqlite(Bench::new())
-    }
-
-    async fn redis() -> Self {
-        Self::Redis(Bench::new(), Server::start(&[]).await)
-    }
-
-    fn bench(&self) -> &Bench {
-        let (Self::Sqlite(bench) | Self::Redis(bench, _)) = self;
-        bench
-    }
-
     /// Makes so many dead letters of one that was given up as they all are, and returns a host on this store.
     async fn bury(&self, count: usize) -> Arc<dyn Bus> {
-        let url = match self {
-            Self::Sqlite(bench) => format!("sqlite:{}", bench.path("bus.db").display()),
-            Self::Redis(_, server) => server.url(),
-        };
+        let url = self.url();
         self.bench().config(&url, &[HandlerToml::new("worker", "noop", "in")]);
         let bus = open(&url).await;
         publish(&bus, "in", &[Draft::new("ok").json(&format!("{:?}", "x".repeat(SIZE)))]).await;
-        let group = Group {
-            name: "worker".into(),
-            topics: vec!["in".into()],
-            start: Start::Beginning,
-            lease: Duration::from_secs(300),
-            consumer: "test".into(),
-            order: None,
-            join_foreign: false,
-        };
-        let member = bus.subscribe(&group).await.unwrap();
+        let member = member(&bus, "worker", "in").await;
         let Fetched::Deliveries(held) = member.fetch(1, BOUND).await.unwrap() else { panic!("not exclusive") };
         let cause = Cause {
             code: "bad".into(),

@@ -3,43 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use sandbar::bus::{Bus, Edge, Fetched, Group, Settled, Start, Subscription};
+use sandbar::bus::{Bus, Edge, Fetched, Settled};
 use sandbar::event::{Cause, RetryEntry, Settlement};
 
+use super::store::Store;
 use super::*;
-use crate::support::events::{Draft, open, publish, read_all};
+use crate::support::events::{Draft, member, open, publish, read_all};
 use crate::support::host::HandlerToml;
-use crate::support::redis::Server;
-
-/// A store that nobody else uses, and what lies in it to the byte.
-enum Store {
-    Sqlite(Bench),
-    Redis(Bench, Server),
-}
-
-// === impl Store ===
 
 impl Store {
-    fn sqlite() -> Self {
-        Self::Sqlite(Bench::new())
-    }
-
-    async fn redis() -> Self {
-        Self::Redis(Bench::new(), Server::start(&[]).await)
-    }
-
-    fn bench(&self) -> &Bench {
-        let (Self::Sqlite(bench) | Self::Redis(bench, _)) = self;
-        bench
-    }
-
-    fn url(&self) -> String {
-        match self {
-            Self::Sqlite(bench) => format!("sqlite:{}", bench.path("bus.db").display()),
-            Self::Redis(_, server) => server.url(),
-        }
-    }
-
+    /// What lies in it, to the byte.
     async fn contents(&self) -> BTreeMap<String, String> {
         match self {
             Self::Sqlite(bench) => {
@@ -105,19 +78,6 @@ async fn positions(bus: &std::sync::Arc<dyn Bus>) -> Vec<String> {
     messages.into_iter().map(|message| message.position.to_string()).collect()
 }
 
-async fn member(bus: &std::sync::Arc<dyn Bus>) -> std::sync::Arc<dyn Subscription> {
-    let group = Group {
-        name: "probe".into(),
-        topics: vec!["in".into()],
-        start: Start::Beginning,
-        lease: Duration::from_secs(300),
-        consumer: "test".into(),
-        order: None,
-        join_foreign: false,
-    };
-    bus.subscribe(&group).await.unwrap()
-}
-
 macro_rules! on_both_buses {
     ($case:ident, $on_sqlite:ident, $on_redis:ident) => {
         #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -156,7 +116,7 @@ async fn no_trace(store: Store) {
     ];
     publish(&bus, "in", &drafts).await;
     // The group has something in every place there is.
-    let member = member(&bus).await;
+    let member = member(&bus, "probe", "in").await;
     let Fetched::Deliveries(mut held) = member.fetch(4, BOUND).await.unwrap() else { panic!("not exclusive") };
     let due = std::time::SystemTime::now() + Duration::from_secs(3600);
     let retry = RetryEntry { attempts: 1, due, code: "busy".into(), reason: String::new(), lane: None };

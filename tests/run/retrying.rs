@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use sandbar::bus::{Bus, Fetched, Group, Settled, Start, Subscription};
+use sandbar::bus::{Bus, Fetched, Settled, Subscription};
 use sandbar::event::{Effects, RetryEntry, Settlement};
 
 use super::*;
+use crate::support::events::member;
 
 /// What waits for a retry, far in the future.
 const WAITING: usize = 100_000;
@@ -14,19 +15,6 @@ const NEW: usize = 2_000;
 const AT_ONCE: usize = 10;
 /// How much longer new events may take beside all that waits. Looking through it at each read takes far longer.
 const SLOWER: u32 = 5;
-
-async fn member(bus: &Arc<dyn Bus>) -> Arc<dyn Subscription> {
-    let group = Group {
-        name: "probe".into(),
-        topics: vec!["in".into()],
-        start: Start::Beginning,
-        lease: Duration::from_secs(300),
-        consumer: "test".into(),
-        order: None,
-        join_foreign: false,
-    };
-    bus.subscribe(&group).await.unwrap()
-}
 
 async fn fetch(member: &Arc<dyn Subscription>, most: usize) -> Vec<sandbar::bus::Delivery> {
     match member.fetch(most, BOUND).await.unwrap() {
@@ -76,7 +64,7 @@ async fn unslowed(bus: &Arc<dyn Bus>, member: &Arc<dyn Subscription>, before: Du
 async fn a_hundred_thousand_retries_slow_no_new_event_on_sqlite() {
     let bench = Bench::new();
     let bus = open(&embedded(&bench)).await;
-    let member = member(&bus).await;
+    let member = member(&bus, "probe", "in").await;
     let before = pace(&bus, &member).await;
     put_off(&bus, &member).await;
     let copy = "WITH RECURSIVE n (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM n WHERE n < ?1)
@@ -91,7 +79,7 @@ async fn a_hundred_thousand_retries_slow_no_new_event_on_sqlite() {
 async fn a_hundred_thousand_retries_slow_no_new_event_on_redis() {
     let server = Server::start(&[]).await;
     let bus = open(&server.url()).await;
-    let member = member(&bus).await;
+    let member = member(&bus, "probe", "in").await;
     let before = pace(&bus, &member).await;
     put_off(&bus, &member).await;
     let copy = "local id, due = unpack(redis.call('ZRANGE', KEYS[2], 0, 0, 'WITHSCORES'))

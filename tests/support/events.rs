@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use sandbar::bus::{self, Bus, Fetched, Group, Settings, Start};
+use sandbar::bus::{self, Bus, Fetched, Group, Settings, Start, Subscription};
 use sandbar::event::{Encoding, Envelope, Fields, Metadata, Outgoing, Topic};
 use sandbar::wire::{Identity, Profile};
 use tokio::time::{Instant, sleep};
@@ -100,18 +100,24 @@ pub(crate) async fn progress(bus: &Arc<dyn Bus>, group: &str, enough: impl Fn(u6
     }
 }
 
-/// Everything in a topic, read by a group of its own that acknowledges nothing.
-pub(crate) async fn read_all(bus: &Arc<dyn Bus>, topic: &str) -> Vec<Fields> {
+/// A consumer of a group that reads a topic from its beginning.
+pub(crate) async fn member(bus: &Arc<dyn Bus>, group: &str, topic: &str) -> Arc<dyn Subscription> {
     let group = Group {
-        name: format!("reader-{}", uuid::Uuid::new_v4().simple()),
+        name: group.to_owned(),
         topics: vec![Topic::from(topic)],
         start: Start::Beginning,
         lease: Duration::from_secs(300),
-        consumer: "reader".into(),
+        consumer: "test".into(),
         order: None,
         join_foreign: false,
     };
-    let subscription = bus.subscribe(&group).await.unwrap();
+    bus.subscribe(&group).await.unwrap()
+}
+
+/// Everything in a topic, read by a group of its own that acknowledges nothing.
+pub(crate) async fn read_all(bus: &Arc<dyn Bus>, topic: &str) -> Vec<Fields> {
+    let group = format!("reader-{}", uuid::Uuid::new_v4().simple());
+    let subscription = member(bus, &group, topic).await;
     let (mut all, mut held) = (Vec::new(), Vec::new());
     loop {
         let Fetched::Deliveries(batch) = subscription.fetch(1_000, Duration::from_millis(100)).await.unwrap() else {
@@ -119,7 +125,7 @@ pub(crate) async fn read_all(bus: &Arc<dyn Bus>, topic: &str) -> Vec<Fields> {
         };
         // On a busy machine the wait may be over before the answer is there.
         if batch.is_empty() {
-            let status = bus.status(&topic.into(), &group.name).await.unwrap();
+            let status = bus.status(&topic.into(), &group).await.unwrap();
             if (status.lag, status.pending) == (Some(0), all.len() as u64) {
                 return all;
             }

@@ -4,12 +4,6 @@
 -- Returns how many were moved.
 local dead, stream, retry, due, attempts = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local to, ours = ARGV[1], tonumber(ARGV[2])
-local function misused(key, expected)
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= expected then
-    return {'wrongtype', key, found, expected}
-  end
-end
 local wrong = misused(dead, 'stream') or misused(stream, 'stream') or misused(retry, 'hash')
   or misused(due, 'zset') or misused(attempts, 'hash')
 if wrong then

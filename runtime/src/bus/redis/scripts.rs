@@ -28,31 +28,31 @@ macro_rules! scripts {
 
 scripts! {
     /// Acknowledge with effects.
-    COMMIT = "stores.lua" "held.lua" "commit.lua";
+    COMMIT = "misused.lua" "stores.lua" "held.lua" "commit.lua";
     /// Effects without a delivery.
-    APPLY = "unheld.lua" "commit.lua";
+    APPLY = "misused.lua" "unheld.lua" "commit.lua";
     /// Look whether an acknowledgement would be taken.
-    CHECK = "stores.lua" "held.lua" "check.lua";
+    CHECK = "misused.lua" "stores.lua" "held.lua" "check.lua";
     /// Move to the retry store.
-    RETRY = "stores.lua" "held.lua" "retry.lua";
+    RETRY = "misused.lua" "stores.lua" "held.lua" "retry.lua";
     /// Store as a dead letter.
-    DEAD = "stores.lua" "held.lua" "dead.lua";
+    DEAD = "misused.lua" "stores.lua" "held.lua" "dead.lua";
     /// Record an attempt.
-    BEGIN = "stores.lua" "held.lua" "begin.lua";
+    BEGIN = "misused.lua" "stores.lua" "held.lua" "begin.lua";
     /// Keep in hand what was trimmed.
-    RESCUE = "stores.lua" "held.lua" "rescue.lua";
+    RESCUE = "misused.lua" "stores.lua" "held.lua" "rescue.lua";
     /// The same six for groups with order.
-    COMMIT_OWNED = "stores.lua" "owned.lua" "commit.lua";
+    COMMIT_OWNED = "misused.lua" "stores.lua" "owned.lua" "commit.lua";
     /// See `CHECK`.
-    CHECK_OWNED = "stores.lua" "owned.lua" "check.lua";
+    CHECK_OWNED = "misused.lua" "stores.lua" "owned.lua" "check.lua";
     /// See `RETRY`.
-    RETRY_OWNED = "stores.lua" "owned.lua" "retry.lua";
+    RETRY_OWNED = "misused.lua" "stores.lua" "owned.lua" "retry.lua";
     /// See `DEAD`.
-    DEAD_OWNED = "stores.lua" "owned.lua" "dead.lua";
+    DEAD_OWNED = "misused.lua" "stores.lua" "owned.lua" "dead.lua";
     /// See `BEGIN`.
-    BEGIN_OWNED = "stores.lua" "owned.lua" "begin.lua";
+    BEGIN_OWNED = "misused.lua" "stores.lua" "owned.lua" "begin.lua";
     /// See `RESCUE`.
-    RESCUE_OWNED = "stores.lua" "owned.lua" "rescue.lua";
+    RESCUE_OWNED = "misused.lua" "stores.lua" "owned.lua" "rescue.lua";
     /// Acknowledge without effects, in a group with order.
     ACKS = "acks.lua";
     /// Make stream and group, register the consumer.
@@ -94,7 +94,7 @@ scripts! {
     /// No order: take over what a group with order left in its retry store.
     UNITE = "unite.lua";
     /// Move dead letters back.
-    REQUEUE = "requeue.lua";
+    REQUEUE = "misused.lua" "requeue.lua";
     /// List keys of a space.
     LIST = "list.lua";
     /// Remove what every group has acknowledged.

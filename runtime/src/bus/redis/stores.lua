@@ -2,14 +2,6 @@
 local stream, retry, due, attempts = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local group, consumer, id, token = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
--- Scripts do not roll back: what could fail half-way is looked at first. Returns an answer if a key cannot be used.
-local function misused(key, expected)
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= expected then
-    return {'wrongtype', key, found, expected}
-  end
-end
-
 local function misused_stores()
   return misused(retry, 'hash') or misused(due, 'zset') or misused(attempts, 'hash')
 end

@@ -1,11 +1,4 @@
 -- Put before commit.lua in place of held.lua: effects without a delivery. KEYS 1 to 4 and ARGV 1 to 4 are not used.
-local function misused(key, expected)
-  local found = redis.call('TYPE', key).ok
-  if found ~= 'none' and found ~= expected then
-    return {'wrongtype', key, found, expected}
-  end
-end
-
 local function misused_stores()
 end
 
