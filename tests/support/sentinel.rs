@@ -57,6 +57,15 @@ impl Watched {
         command(words).query_async(&mut connection).await
     }
 
+    /// Asks for a fail-over until the sentinels take it up: soon after another one they do not.
+    pub(crate) async fn fail_over(&self) {
+        let end = Instant::now() + BOUND;
+        while let Err(error) = self.ask::<Value>(0, &["SENTINEL", "FAILOVER", MASTER]).await {
+            assert!(Instant::now() < end, "no fail-over: {error}");
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
     /// Waits until all sentinels name this server as master.
     pub(crate) async fn agreed_on(&self, server: usize) {
         let port = self.servers[server].port().to_string();
