@@ -13,6 +13,7 @@ use clap::ValueEnum;
 use redis::{Connection, Value};
 use tempfile::TempDir;
 
+use crate::native::Native;
 use crate::stream::{PREFIX, Stream, TOPIC, key};
 
 /// Entries per read of the bare loop: beyond this its rate no longer grows.
@@ -27,6 +28,8 @@ const LOG_TAIL: usize = 2_000;
 pub(crate) enum Contender {
     /// XREADGROUP and XACK in a loop, nothing decoded, nothing called.
     Bare,
+    /// The same loop; each event is decoded and given to a function.
+    Native,
     /// `sandbar run` with a handler that does nothing, in a fresh instance for each event.
     NoopFresh,
     /// The Python consumer with a receiver that does nothing, logging off.
@@ -55,7 +58,11 @@ impl Contender {
         let group = format!("{self}-{round}");
         let mut target = stream.length;
         let mut running = match self {
-            Self::Bare => bare(stream, &group)?,
+            Self::Bare => looping(stream, &group, drain)?,
+            Self::Native => {
+                let mut native = Native::load(&paths.root)?;
+                looping(stream, &group, move |connection, group| native.drain(connection, group))?
+            }
             Self::NoopFresh => noop(paths, stream, &group)?,
             Self::Python => {
                 target = target.min(PYTHON_EVENTS);
@@ -68,6 +75,7 @@ impl Contender {
     pub(crate) fn describe(self) -> &'static str {
         match self {
             Self::Bare => "bare XREADGROUP COUNT 200 / XACK loop in Rust",
+            Self::Native => "the same loop, decoding, and a native function instead of a sandbox",
             Self::NoopFresh => "Sandbar, no-op Rust handler, fresh instance per event",
             Self::Python => "Python consumer, no-op receiver, logging off",
         }
@@ -78,6 +86,7 @@ impl fmt::Display for Contender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Bare => "bare",
+            Self::Native => "native",
             Self::NoopFresh => "noop_fresh",
             Self::Python => "python",
         })
@@ -145,7 +154,12 @@ fn log_of(dir: &TempDir) -> PathBuf {
     dir.path().join("log")
 }
 
-fn bare(stream: &Stream<'_>, group: &str) -> Result<Running> {
+/// A loop in a thread of this process.
+fn looping(
+    stream: &Stream<'_>,
+    group: &str,
+    mut drain: impl FnMut(&mut Connection, &str) -> Result<()> + Send + 'static,
+) -> Result<Running> {
     let mut connection = stream.server.connect()?;
     redis::cmd("XGROUP").arg("CREATE").arg(key()).arg(group).arg("0").exec(&mut connection)?;
     let group = group.to_owned();
@@ -155,31 +169,42 @@ fn bare(stream: &Stream<'_>, group: &str) -> Result<Running> {
 /// Acknowledges what it has read and reads on in one write, until nothing is left.
 fn drain(connection: &mut Connection, group: &str) -> Result<()> {
     let mut done: Vec<Vec<u8>> = Vec::new();
-    loop {
-        let mut batch = redis::pipe();
-        if !done.is_empty() {
-            batch.cmd("XACK").arg(key()).arg(group).arg(&done).ignore();
-        }
-        batch.cmd("XREADGROUP").arg("GROUP").arg(group).arg("bare").arg("COUNT").arg(BARE_BATCH);
-        batch.arg("STREAMS").arg(key()).arg(">");
-        let (reply,): (Value,) = batch.query(connection)?;
-        if reply == Value::Nil {
-            return Ok(());
-        }
+    while let Some(reply) = acknowledge_and_read(connection, group, &done)? {
         done = ids(reply).context("XREADGROUP answered in another shape")?;
     }
+    Ok(())
 }
 
-/// The ids in the answer to a read of one stream, `[[key, [[id, fields], …]]]`. The client library's own type for it
+/// One round trip; `None` when nothing is left.
+pub(crate) fn acknowledge_and_read(
+    connection: &mut Connection,
+    group: &str,
+    done: &[Vec<u8>],
+) -> Result<Option<Value>> {
+    let mut batch = redis::pipe();
+    if !done.is_empty() {
+        batch.cmd("XACK").arg(key()).arg(group).arg(done).ignore();
+    }
+    batch.cmd("XREADGROUP").arg("GROUP").arg(group).arg("loop").arg("COUNT").arg(BARE_BATCH);
+    batch.arg("STREAMS").arg(key()).arg(">");
+    let (reply,): (Value,) = batch.query(connection)?;
+    Ok((reply != Value::Nil).then_some(reply))
+}
+
+/// The entries in the answer to a read of one stream, `[[key, [[id, fields], …]]]`. The client library's own type for it
 /// would put every field into a map first.
-fn ids(reply: Value) -> Option<Vec<Vec<u8>>> {
+pub(crate) fn entries(reply: Value) -> Option<Vec<Value>> {
     let only_stream = reply.into_sequence().ok()?.into_iter().next()?;
-    let entries = only_stream.into_sequence().ok()?.into_iter().nth(1)?;
+    only_stream.into_sequence().ok()?.into_iter().nth(1)?.into_sequence().ok()
+}
+
+/// The ids of all entries read.
+fn ids(reply: Value) -> Option<Vec<Vec<u8>>> {
     let id = |entry: Value| match entry.into_sequence().ok()?.into_iter().next()? {
         Value::BulkString(id) => Some(id),
         _ => None,
     };
-    entries.into_sequence().ok()?.into_iter().map(id).collect()
+    entries(reply)?.into_iter().map(id).collect()
 }
 
 fn noop(paths: &Paths, stream: &Stream<'_>, group: &str) -> Result<Running> {

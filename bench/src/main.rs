@@ -1,6 +1,6 @@
-//! Events per second through Sandbar, beside a bare loop and the Python consumer.
+//! Events per second through Sandbar, beside a bare loop, the same loop with a native function, and the Python consumer.
 //!
-//! All three drain the same stream of one Redis server, in rounds that alternate, so that whatever else the machine
+//! All drain the same stream of one Redis server, in rounds that alternate, so that whatever else the machine
 //! does meets them alike. Each is measured from outside, by what the server says is acknowledged.
 #![expect(clippy::print_stderr, clippy::print_stdout, reason = "the figures are what this program is for")]
 
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
 mod contender;
+mod native;
 mod report;
 mod server;
 mod stream;
@@ -20,7 +21,8 @@ use report::Summary;
 use server::Server;
 use stream::Stream;
 
-/// Measures events per second: a bare loop, Sandbar with a handler that does nothing, the Python consumer.
+/// Measures events per second: a bare loop, the same with a native function, Sandbar with a handler that does nothing,
+/// the Python consumer.
 #[derive(Parser)]
 struct Options {
     /// Rounds; each contender runs once in each.

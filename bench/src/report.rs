@@ -10,8 +10,11 @@ use serde::Serialize;
 use crate::contender::Contender;
 
 /// Ratios that are reported when both sides were measured. They are taken within each round.
-const RATIOS: [(Contender, Contender); 2] =
-    [(Contender::NoopFresh, Contender::Python), (Contender::NoopFresh, Contender::Bare)];
+const RATIOS: [(Contender, Contender); 3] = [
+    (Contender::NoopFresh, Contender::Python),
+    (Contender::NoopFresh, Contender::Bare),
+    (Contender::NoopFresh, Contender::Native),
+];
 
 /// Between these lines of a document stand the figures, and whatever stood there before is replaced.
 const BEGIN: &str = "<!-- figures: `make bench` writes them here -->";
