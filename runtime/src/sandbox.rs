@@ -20,6 +20,7 @@ mod wasi;
 mod workers;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -138,7 +139,7 @@ pub enum DraftError {
 #[derive(Debug)]
 pub struct Job<T> {
     /// The event.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// 1 for the first call.
     pub attempt: u32,
     /// See the contract's `delivery.replayed`.
@@ -151,7 +152,7 @@ pub struct Job<T> {
 #[derive(Debug)]
 pub struct Finished<T> {
     /// The event, for a later look at its metadata.
-    pub event: Event,
+    pub event: Arc<Event>,
     /// What the caller sent along.
     pub tag: T,
     /// How it ended.

@@ -120,7 +120,7 @@ impl Ticket {
 struct Unsettled {
     ticket: Ticket,
     /// Kept for another run in case of a conflict; `None` if there never was an event.
-    event: Option<Event>,
+    event: Option<Arc<Event>>,
     settlement: Settlement,
     outcome: Outcome,
 }
@@ -143,7 +143,7 @@ struct Meta {
     recorded: bool,
     probe: bool,
     message: Message,
-    event: Option<Event>,
+    event: Option<Arc<Event>>,
     outcome: Outcome,
 }
 

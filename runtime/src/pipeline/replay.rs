@@ -77,7 +77,7 @@ struct Slot {
 
 /// Effects that were sent to the bus.
 struct Settled {
-    event: Event,
+    event: Arc<Event>,
     ticket: Ticket,
     effects: Effects,
     applied: Result<Applied, bus::Error>,
@@ -232,7 +232,7 @@ impl Replay<'_> {
         let ticket = Ticket { number: self.told + self.window.len() as u64, lane };
         self.window.push_back(slot);
         let (topic, first) = (Topic::clone(&event.topic), event.first.clone());
-        let job = job(event, ticket);
+        let job = job(Arc::new(event), ticket);
         match lane {
             None => Some(job),
             Some(lane) => self.lanes.admit(&topic, lane, &first, job),
@@ -275,7 +275,7 @@ impl Replay<'_> {
         }
     }
 
-    fn apply(&mut self, event: Event, ticket: Ticket, effects: Effects) {
+    fn apply(&mut self, event: Arc<Event>, ticket: Ticket, effects: Effects) {
         let bus = Arc::clone(&self.bus);
         self.applying.push(Box::pin(async move {
             let applied = bus.apply(&effects).await;
@@ -380,6 +380,6 @@ async fn ready<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
     }
 }
 
-fn job(event: Event, tag: Ticket) -> Job<Ticket> {
+fn job(event: Arc<Event>, tag: Ticket) -> Job<Ticket> {
     Job { event, attempt: 1, replayed: true, tag }
 }

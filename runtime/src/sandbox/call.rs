@@ -24,26 +24,25 @@ pub(super) enum Stop {
     Unserved(String),
 }
 
-/// Calls a handler with one event on this thread, and gives the event back with the outcome.
+/// Calls a handler with one event on this thread.
 pub(super) fn run(
     sandbox: &Sandbox,
     handling: &Arc<Handling>,
-    event: Event,
+    event: &Arc<Event>,
     (attempt, replayed): (u32, bool),
     waiting: Option<Arc<dyn Waiting>>,
-) -> (Event, Ran) {
+) -> Ran {
     let started = Instant::now();
-    let event = Arc::new(event);
     let about = (attempt, replayed);
-    let state = State::new(Arc::clone(handling), Arc::clone(&event), about, started, waiting);
+    let state = State::new(Arc::clone(handling), Arc::clone(event), about, started, waiting);
     let mut store = match Store::try_new(&sandbox.engine, state) {
         Ok(store) => store,
-        Err(error) => return (take(event), Ran::NotCalled(chain(&error))),
+        Err(error) => return Ran::NotCalled(chain(&error)),
     };
     prepare(&mut store);
     let running = sandbox.monitor.enter();
     let answer = catch_unwind(AssertUnwindSafe(|| match handling.module.contract() {
-        Contract::V0_1(contract) => contract.call(&mut store, handling, &event),
+        Contract::V0_1(contract) => contract.call(&mut store, handling, event),
     }));
     drop(running);
     // The instance goes before the clock is read: giving its memory back is part of the call.
@@ -59,7 +58,7 @@ pub(super) fn run(
         (Ok(Verdict::Retry { .. } | Verdict::Reject { .. }), Some(trouble)) => Err(trouble),
         (verdict, _) => verdict,
     };
-    let ran = match verdict {
+    match verdict {
         Ok(verdict) => {
             let effects = match verdict {
                 Verdict::Done => state.into_effects(),
@@ -74,8 +73,7 @@ pub(super) fn run(
             drop(state);
             Ran::NotCalled(trouble)
         }
-    };
-    (take(event), ran)
+    }
 }
 
 fn prepare(store: &mut Store<State>) {
@@ -95,10 +93,6 @@ fn prepare(store: &mut Store<State>) {
 
 fn ticks(left: Duration) -> u64 {
     u64::try_from(left.as_nanos() / limits::TICK.as_nanos()).unwrap_or(u64::MAX / 2).saturating_add(1)
-}
-
-fn take(event: Arc<Event>) -> Event {
-    Arc::try_unwrap(event).unwrap_or_else(|shared| Event::clone(&shared))
 }
 
 /// A verdict for what the guest did, or the host's own trouble as an error.

@@ -167,7 +167,7 @@ impl Sandbox {
     /// Calls a handler with one event, on this thread, until it is done or its time is over.
     #[must_use]
     pub fn call(&self, handler: &Handler, event: &Event, attempt: u32, replayed: bool) -> Ran {
-        call::run(self, &handler.handling, event.clone(), (attempt, replayed), None).1
+        call::run(self, &handler.handling, &Arc::new(event.clone()), (attempt, replayed), None)
     }
 }
 

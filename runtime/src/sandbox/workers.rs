@@ -162,8 +162,8 @@ impl<T: Send + 'static> Shared<T> {
             while let Some(job) = seat.begin(self.closed.load(Ordering::Relaxed) || handler.is_shut()) {
                 let about = (job.attempt, job.replayed);
                 let waiting = Arc::clone(seat) as Arc<dyn super::host::Waiting>;
-                let (event, ran) = super::call::run(&self.sandbox, &handler.handling, job.event, about, Some(waiting));
-                seat.end(&self, Finished { event, tag: job.tag, ran }, Instant::now());
+                let ran = super::call::run(&self.sandbox, &handler.handling, &job.event, about, Some(waiting));
+                seat.end(&self, Finished { event: job.event, tag: job.tag, ran }, Instant::now());
             }
             seat.stand(&self);
         }

@@ -15,7 +15,8 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::super::Error;
-use super::link::{Answer, Link, Own};
+use super::connection::{Answer, Own};
+use super::link::Link;
 use super::slots::{self, Range};
 use super::url::{Address, Reach, Target};
 use super::{errors, scripts};

@@ -11,7 +11,8 @@ use std::time::Duration;
 use redis::{Cmd, Pipeline, ServerError};
 
 use super::super::{Durability, Error};
-use super::link::{Answer, Link};
+use super::connection::Answer;
+use super::link::Link;
 use super::url::Target;
 use super::{errors, millis, parse};
 

@@ -147,6 +147,12 @@ fn advice_on_certificate(reason: &str) -> Option<&'static str> {
     })
 }
 
+/// A connection did not come about in time.
+pub(super) fn unconnected(target: &Target) -> Error {
+    let reason = format!("no connection within {:?}", target.connect_timeout);
+    Error::Unreachable { url: target.shown.clone(), reason }
+}
+
 /// The server does not answer in time.
 pub(super) fn silent(target: &Target) -> Error {
     Error::Unreachable {

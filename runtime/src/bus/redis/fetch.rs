@@ -3,15 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use redis::Value;
 use tokio::time::Instant;
 
 use super::super::{Delivery, Error, Fetched, Origin};
+use super::errors;
 use super::flight::{Blocking, Flight};
+use super::frame::Frame;
 use super::lanes::Lane;
 use super::member::{Held, Member, millis};
 use super::ordered::Ordered;
-use super::{errors, parse};
 
 /// How long one read blocks, and so how late a retry that another host has put in the store can be noticed.
 pub(super) const TICK: Duration = Duration::from_secs(1);
@@ -211,7 +211,7 @@ impl Member {
         }
         match self.land(reading, deadline).await {
             None => Ok(()),
-            Some(Ok(Ok(found))) => self.take_new(found),
+            Some(Ok(Ok(found))) => self.take_new(&found),
             Some(Ok(Err(error))) if errors::code(&error) == errors::Code::NoGroup => {
                 self.gone.store(true, Ordering::Release);
                 Ok(())
@@ -235,17 +235,14 @@ impl Member {
     }
 
     /// Puts what was read in line to be handed out.
-    pub(super) fn take_new(&self, found: Value) -> Result<(), Error> {
+    pub(super) fn take_new(&self, found: &Frame) -> Result<(), Error> {
         let mut new = Vec::new();
-        for (stream, entries) in parse::streams(found)? {
+        for (stream, entries) in found.streams()? {
             let Some(topic) = self.topics.iter().position(|keys| keys.stream == stream) else {
                 return Err(errors::unexpected("a read"));
             };
-            new.reserve(entries.len());
-            for (id, fields) in entries {
-                let message = parse::message(&self.topics[topic].topic, id, &fields)?;
-                new.push(self.held(topic, message, Origin::New));
-            }
+            let messages = entries.messages(&self.topics[topic].topic)?;
+            new.extend(messages.into_iter().map(|message| self.held(topic, message, Origin::New)));
         }
         if self.remade.load(Ordering::Acquire) {
             self.void_older(&new);

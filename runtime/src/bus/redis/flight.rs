@@ -5,17 +5,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use redis::Cmd;
+use redis::{Cmd, ServerError};
 use tokio::time::Instant;
 
 use super::super::Error;
+use super::connection::Own;
 use super::fetch::Reading;
-use super::link::{Answer, Own};
+use super::frame::Frame;
 use super::member::Member;
 use super::parse;
 
+/// What came of a read.
+pub(super) type Landed = Result<Result<Frame, ServerError>, Error>;
+
 /// A read under way.
-pub(super) type Flight = Pin<Box<dyn Future<Output = Result<Answer, Error>> + Send>>;
+pub(super) type Flight = Pin<Box<dyn Future<Output = Landed> + Send>>;
 
 /// The connection for reads that block.
 #[derive(Clone)]
@@ -29,7 +33,7 @@ pub(super) struct Blocking {
 impl Member {
     /// Starts a read that blocks.
     pub(super) async fn take_off(&self, reading: &mut Reading, read: Cmd, block: Duration) -> Result<(), Error> {
-        let mut blocking = match &reading.connection {
+        let blocking = match &reading.connection {
             Some(blocking) => blocking.clone(),
             None => {
                 let blocking = self.connect(&self.topics[0].stream).await?;
@@ -38,12 +42,12 @@ impl Member {
         };
         let shared = Arc::clone(&self.shared);
         reading.flight =
-            Some(Box::pin(async move { shared.link.send_blocking(&mut blocking.own.connection, &read, block).await }));
+            Some(Box::pin(async move { blocking.own.connection.ask(shared.link.target(), &read, block).await }));
         Ok(())
     }
 
     /// Waits for the read under way, or until there is something else to do.
-    pub(super) async fn land(&self, reading: &mut Reading, deadline: Instant) -> Option<Result<Answer, Error>> {
+    pub(super) async fn land(&self, reading: &mut Reading, deadline: Instant) -> Option<Landed> {
         let until = self.look_again(reading, deadline);
         let flight = reading.flight.as_mut()?;
         let landed = tokio::select! {
@@ -66,12 +70,13 @@ impl Member {
     }
 
     /// Learns the connection's number.
-    pub(super) async fn introduce(&self, mut own: Own) -> Result<Blocking, Error> {
+    pub(super) async fn introduce(&self, own: Own) -> Result<Blocking, Error> {
         let mut id = redis::cmd("CLIENT");
         id.arg("ID");
         // Only serves to end a blocked read at closing; without the right to ask, closing takes a moment longer.
-        let answer = self.shared.link.send_blocking(&mut own.connection, &id, Duration::ZERO).await?;
-        let id = answer.ok().as_ref().and_then(parse::int).unwrap_or(0);
+        let answer = own.connection.ask(self.shared.link.target(), &id, Duration::ZERO).await?;
+        let id = answer.ok().and_then(|answer| answer.value().ok()?.ok());
+        let id = id.as_ref().and_then(parse::int).unwrap_or(0);
         Ok(Blocking { own, id })
     }
 
@@ -120,7 +125,7 @@ impl Member {
         let refused = match landed {
             Ok(Ok(found)) => {
                 if self.group.order.is_none() {
-                    let _ = self.take_new(found);
+                    let _ = self.take_new(&found);
                 }
                 return true;
             }

@@ -8,9 +8,9 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::super::{Error, Origin};
+use super::connection::Answer;
 use super::fetch::{Reading, TICK, Want};
 use super::keys::Keys;
-use super::link::Answer;
 use super::member::{GIVEN_BACK, Held, Member, millis};
 use super::record::Record;
 use super::slices::Share;

@@ -12,9 +12,9 @@ use super::super::Error;
 use super::cluster::Redirect;
 use super::errors;
 use super::fetch::{PART_TICK, Reading, TICK};
+use super::flight::Landed;
 use super::flight::{Blocking, Flight};
 use super::keys::Keys;
-use super::link::Answer;
 use super::member::{Member, millis};
 use super::slots::slot;
 use super::url::Address;
@@ -118,7 +118,7 @@ impl Member {
             read.arg(">");
         }
         let asking = lane.asked.is_some();
-        let mut blocking = match (&lane.blocking, &lane.asked) {
+        let blocking = match (&lane.blocking, &lane.asked) {
             (Some(blocking), _) => blocking.clone(),
             (None, Some(address)) => {
                 let Some(cluster) = self.shared.link.cluster() else { return Err(errors::unexpected("ASK")) };
@@ -132,11 +132,12 @@ impl Member {
         };
         let shared = Arc::clone(&self.shared);
         lane.flight = Some(Box::pin(async move {
+            let target = shared.link.target();
             if asking {
                 let word = redis::cmd("ASKING");
-                shared.link.send_blocking(&mut blocking.own.connection, &word, std::time::Duration::ZERO).await?.ok();
+                blocking.own.connection.ask(target, &word, std::time::Duration::ZERO).await?.ok();
             }
-            shared.link.send_blocking(&mut blocking.own.connection, &read, block).await
+            blocking.own.connection.ask(target, &read, block).await
         }));
         Ok(())
     }
@@ -153,7 +154,7 @@ impl Member {
         ended
     }
 
-    async fn land_lane(&self, reading: &mut Reading, index: usize, answer: Result<Answer, Error>) -> Result<(), Error> {
+    async fn land_lane(&self, reading: &mut Reading, index: usize, answer: Landed) -> Result<(), Error> {
         let lane = &mut reading.lanes[index];
         if lane.asked.take().is_some() {
             // Whether the slot has arrived, its old node knows.
@@ -161,7 +162,7 @@ impl Member {
         }
         match answer {
             // Without a pause in between: see above.
-            Ok(Ok(found)) => self.take_new(found),
+            Ok(Ok(found)) => self.take_new(&found),
             Ok(Err(error)) if errors::code(&error) == errors::Code::NoGroup => {
                 self.gone.store(true, Ordering::Release);
                 Ok(())
@@ -193,7 +194,7 @@ impl Member {
 }
 
 /// Waits for reads under way and returns those that have ended: at least one, unless none is under way.
-async fn landed(lanes: &mut [Lane]) -> Vec<(usize, Result<Answer, Error>)> {
+async fn landed(lanes: &mut [Lane]) -> Vec<(usize, Landed)> {
     poll_fn(|context| {
         let mut landed = Vec::new();
         for (index, lane) in lanes.iter_mut().enumerate() {

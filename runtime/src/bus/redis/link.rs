@@ -8,12 +8,13 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, Pipeline, ServerError, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::super::Error;
 use super::cluster::Cluster;
+use super::connection::{Answer, Connection, Own, send_on};
 use super::url::{Address, Reach, Target};
 use super::{errors, scripts, sentinel};
 
@@ -21,9 +22,6 @@ use super::{errors, scripts, sentinel};
 const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 /// Longest wait between attempts: a server that is back is used again within it.
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
-
-/// One server's answer to one command.
-pub(super) type Answer = Result<Value, ServerError>;
 
 /// A connection that comes back.
 pub(super) struct Link {
@@ -34,14 +32,6 @@ pub(super) struct Link {
     /// Where the last connection led.
     at: std::sync::Mutex<Option<Address>>,
     lost: AtomicBool,
-}
-
-/// A connection of the caller's own.
-#[derive(Clone)]
-pub(super) struct Own {
-    pub(super) connection: MultiplexedConnection,
-    /// Where it leads; nothing where that never changes.
-    pub(super) at: Option<Address>,
 }
 
 struct State {
@@ -207,34 +197,13 @@ impl Link {
         answers.into_iter().next().ok_or_else(|| errors::unexpected("a command"))
     }
 
-    pub(super) async fn connect_here(&self) -> Result<Own, Error> {
-        match &self.target.reach {
-            Reach::Sentinels { sentinels, master } => sentinel::connect(&self.target, sentinels, master).await,
-            Reach::Node(address) => {
-                let connection = connect(&self.target, &self.target.client, false).await?;
-                Ok(Own { connection, at: Some(address.clone()) })
-            }
-            _ => Ok(Own { connection: connect(&self.target, &self.target.client, false).await?, at: None }),
-        }
-    }
-
-    /// Sends on a connection of the caller's own; `blocking` is how long the command itself may wait.
-    pub(super) async fn send_blocking(
-        &self,
-        connection: &mut MultiplexedConnection,
-        command: &Cmd,
-        blocking: Duration,
-    ) -> Result<Answer, Error> {
-        let sending = connection.send_packed_command(command);
-        match tokio::time::timeout(blocking + self.target.socket_timeout, sending).await {
-            Err(_) => Err(errors::silent(&self.target)),
-            Ok(Ok(Value::ServerError(error))) => Ok(Err(error)),
-            Ok(Ok(value)) => Ok(Ok(value)),
-            Ok(Err(error)) => match error.clone().into_server_errors() {
-                Some(errors) if !errors.is_empty() => Ok(Err(errors[0].1.clone())),
-                _ => Err(errors::failed(&self.target, error)),
-            },
-        }
+    pub(super) async fn connect_here<C: Connection>(&self) -> Result<Own<C>, Error> {
+        let at = match &self.target.reach {
+            Reach::Sentinels { sentinels, master } => return sentinel::connect(&self.target, sentinels, master).await,
+            Reach::Node(address) => Some(address.clone()),
+            _ => None,
+        };
+        Ok(Own { connection: C::make(&self.target, &self.target.client, false).await?, at })
     }
 
     async fn send_once(&self, commands: &Pipeline) -> Result<Vec<Answer>, Error> {
@@ -299,7 +268,7 @@ impl Link {
                 tokio::time::sleep_until(next).await;
                 continue;
             }
-            match self.connect_here().await {
+            match self.connect_here::<MultiplexedConnection>().await {
                 Ok(Own { connection, at }) => {
                     if state.made > 0 {
                         self.epoch.fetch_add(1, Ordering::AcqRel);
@@ -324,56 +293,4 @@ impl Link {
             }
         }
     }
-}
-
-/// Connects and sees that the server serves; as `master`, that it is one.
-pub(super) async fn connect(target: &Target, client: &Client, master: bool) -> Result<MultiplexedConnection, Error> {
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(target.connect_timeout))
-        // The callers bound each wait themselves.
-        .set_response_timeout(None);
-    let connecting = client.get_multiplexed_async_connection_with_config(&config);
-    let made = tokio::time::timeout(target.connect_timeout, connecting).await;
-    let mut connection = match made {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return Err(errors::failed(target, error)),
-        Err(_) => {
-            return Err(Error::Unreachable {
-                url: target.shown.clone(),
-                reason: format!("no connection within {:?}", target.connect_timeout),
-            });
-        }
-    };
-    // A connection answers only once it serves: loading, or a password that is missing, shows here.
-    let mut hello = Pipeline::new();
-    hello.cmd("PING");
-    if master {
-        hello.cmd("ROLE");
-    }
-    if let Some(name) = &target.client_name {
-        hello.cmd("CLIENT").arg("SETNAME").arg(name);
-    }
-    let answers = tokio::time::timeout(target.socket_timeout, send_on(&mut connection, &hello)).await;
-    let answers = answers.map_err(|_| errors::silent(target))?.map_err(|error| errors::failed(target, error))?;
-    let mut answers = answers.into_iter();
-    answers.next().ok_or_else(|| errors::unexpected("PING"))?.map_err(|error| errors::answered(target, &error))?;
-    if master {
-        let role = answers.next().ok_or_else(|| errors::unexpected("ROLE"))?;
-        sentinel::check_role(target, role)?;
-    }
-    Ok(connection)
-}
-
-pub(super) async fn send_on(
-    connection: &mut MultiplexedConnection,
-    commands: &Pipeline,
-) -> Result<Vec<Answer>, redis::RedisError> {
-    let answers = connection.send_packed_commands(commands, 0, commands.len()).await?;
-    Ok(answers
-        .into_iter()
-        .map(|answer| match answer {
-            Value::ServerError(error) => Err(error),
-            value => Ok(value),
-        })
-        .collect())
 }

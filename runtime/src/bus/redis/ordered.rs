@@ -9,8 +9,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::{Error, Fetched, Turnover};
+use super::connection::Answer;
 use super::fetch::{Reading, TICK, Want};
-use super::link::Answer;
+use super::frame::Frame;
 use super::member::{Held, Member, millis};
 use super::slices::Share;
 use super::turn::Turn;
@@ -204,7 +205,7 @@ impl Member {
         }
         match self.land(reading, until).await {
             None => Ok(()),
-            Some(Ok(Ok(found))) => self.wake_up(&mut reading.ordered, found),
+            Some(Ok(Ok(found))) => self.wake_up(&mut reading.ordered, &found),
             Some(Ok(Err(error))) => {
                 reading.connection = None;
                 Err(self.refused(&error).await)
@@ -216,8 +217,8 @@ impl Member {
         }
     }
 
-    fn wake_up(&self, ordered: &mut Ordered, found: redis::Value) -> Result<(), Error> {
-        for (key, _) in parse::streams(found)? {
+    fn wake_up(&self, ordered: &mut Ordered, found: &Frame) -> Result<(), Error> {
+        for (key, _) in found.streams()? {
             match self.topics.iter().position(|keys| keys.stream == key) {
                 Some(topic) => {
                     if let Some(turn) = &mut ordered.turns[topic] {

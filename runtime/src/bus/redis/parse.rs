@@ -83,20 +83,6 @@ pub(super) fn entries(value: Value) -> Result<Vec<(String, Vec<Value>)>, Error> 
     Ok(read)
 }
 
-/// What `XREADGROUP` and `XREAD` answer: the streams' keys with their entries.
-#[expect(clippy::type_complexity, reason = "a name for it would be used once")]
-pub(super) fn streams(value: Value) -> Result<Vec<(String, Vec<(String, Vec<Value>)>)>, Error> {
-    let mut read = Vec::new();
-    for stream in array(value, "streams")? {
-        let mut stream = array(stream, "a stream")?.into_iter();
-        let (Some(key), Some(found)) = (stream.next().and_then(text), stream.next()) else {
-            return Err(unexpected("a stream"));
-        };
-        read.push((key, entries(found)?));
-    }
-    Ok(read)
-}
-
 /// Fields to the byte, in a block of just their size: this runs once for every message there is.
 pub(super) fn fields(pairs: &[Value]) -> Result<Fields, Error> {
     let mut size = 0;

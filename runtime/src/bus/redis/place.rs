@@ -6,8 +6,8 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::super::{Error, Origin};
+use super::connection::Answer;
 use super::fetch::{Reading, TICK};
-use super::link::Answer;
 use super::member::{Held, Member, millis};
 use super::slices::{Place, Plan};
 use super::{errors, parse, scripts};

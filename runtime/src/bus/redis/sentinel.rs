@@ -8,7 +8,7 @@ use std::time::Duration;
 use redis::{Client, ConnectionAddr, Pipeline, Value};
 
 use super::super::Error;
-use super::link::{Answer, Own, connect as connect_to, send_on};
+use super::connection::{Answer, Connection, Own, send_on};
 use super::url::{Address, Target};
 use super::{errors, parse};
 
@@ -20,7 +20,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// # Errors
 ///
 /// What the last sentinel asked led to; what cannot be mended by waiting comes first.
-pub(super) async fn connect(target: &Target, sentinels: &[Client], master: &str) -> Result<Own, Error> {
+pub(super) async fn connect<C: Connection>(
+    target: &Target,
+    sentinels: &[Client],
+    master: &str,
+) -> Result<Own<C>, Error> {
     let mut found: Option<Error> = None;
     for sentinel in sentinels {
         let error = match through(target, sentinel, master).await {
@@ -37,7 +41,7 @@ pub(super) async fn connect(target: &Target, sentinels: &[Client], master: &str)
     Err(found.unwrap_or_else(|| Error::Settings("bus.url names no sentinel".to_owned())))
 }
 
-async fn through(target: &Target, sentinel: &Client, master: &str) -> Result<Own, Error> {
+async fn through<C: Connection>(target: &Target, sentinel: &Client, master: &str) -> Result<Own<C>, Error> {
     let address = match tokio::time::timeout(PATIENCE.min(target.connect_timeout), ask(target, sentinel, master)).await
     {
         Ok(address) => address?,
@@ -49,8 +53,7 @@ async fn through(target: &Target, sentinel: &Client, master: &str) -> Result<Own
         }
     };
     let client = target.client_at(&address)?;
-    let connection = connect_to(target, &client, true).await?;
-    Ok(Own { connection, at: Some(address) })
+    Ok(Own { connection: C::make(target, &client, true).await?, at: Some(address) })
 }
 
 /// Where a sentinel says that the master is.

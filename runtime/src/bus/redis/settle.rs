@@ -7,8 +7,9 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::super::{Delivery, DeliveryId, Error, Settled};
+use super::connection::Answer;
 use super::hold::{COMMITS, DEADS, RETRIES};
-use super::link::{Answer, Link};
+use super::link::Link;
 use super::member::{Held, Member, millis};
 use super::record::{Record, dead_fields};
 use super::{effects, errors, parse};

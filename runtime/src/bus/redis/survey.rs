@@ -7,8 +7,8 @@ use redis::{Cmd, Pipeline, Value};
 use tokio::time::Instant;
 
 use super::super::{Error, Origin, Turnover, Waiting};
+use super::connection::Answer;
 use super::fetch::Reading;
-use super::link::Answer;
 use super::member::{Held, Member, millis};
 use super::ordered::Ordered;
 use super::slices::{Change, Owned, Place};

@@ -1,6 +1,7 @@
 //! From the bus to the workers: decode, choose, wait for others.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::{Consumer, Ticket, Unsettled};
 use crate::bus::{Delivery, Fetched, Origin, Slice, Turnover, Waiting};
@@ -80,7 +81,7 @@ impl Consumer {
         ticket.lane = dispatch::lane(self.settings.order, self.settings.key.as_deref(), &event);
         self.note_turn(&mut ticket);
         let (lane, topic, first) = (ticket.lane, Topic::clone(&event.topic), event.first.clone());
-        let job = Job { event, attempt: ticket.attempt, replayed: false, tag: ticket };
+        let job = Job { event: Arc::new(event), attempt: ticket.attempt, replayed: false, tag: ticket };
         let job = match lane {
             None => job,
             Some(lane) => {

@@ -17,7 +17,7 @@ impl Consumer {
     pub(super) fn unreadable(
         &mut self,
         ticket: Ticket,
-        event: Option<Event>,
+        event: Option<Arc<Event>>,
         code: &str,
         reason: String,
     ) -> Option<Job<Ticket>> {
@@ -27,7 +27,7 @@ impl Consumer {
         None
     }
 
-    pub(super) fn decided(&mut self, ticket: Ticket, event: Option<Event>, settlement: Settlement) {
+    pub(super) fn decided(&mut self, ticket: Ticket, event: Option<Arc<Event>>, settlement: Settlement) {
         self.unsettled.push(decided(ticket, event, settlement));
     }
 
@@ -244,7 +244,7 @@ impl Consumer {
 }
 
 /// A settlement with what it will be told as.
-fn decided(ticket: Ticket, event: Option<Event>, mut settlement: Settlement) -> Unsettled {
+fn decided(ticket: Ticket, event: Option<Arc<Event>>, mut settlement: Settlement) -> Unsettled {
     if let Settlement::Retry(entry) = &mut settlement {
         entry.lane = ticket.lane;
     }
@@ -262,7 +262,7 @@ fn decided(ticket: Ticket, event: Option<Event>, mut settlement: Settlement) -> 
 
 impl Meta {
     /// The ticket again, from a delivery that the bus gave back.
-    fn with(self, delivery: Delivery) -> (Ticket, Option<Event>, Outcome) {
+    fn with(self, delivery: Delivery) -> (Ticket, Option<Arc<Event>>, Outcome) {
         let Self { attempt, lane, turn, recorded, probe, event, outcome, .. } = self;
         (Ticket { delivery, attempt, lane, turn, recorded, probe }, event, outcome)
     }

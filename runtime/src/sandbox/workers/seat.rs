@@ -226,7 +226,7 @@ mod tests {
         let (work, mut chunks) = part(&a, 0..2);
         let begun = Instant::now();
         let mut batch = Batch::new(work, begun);
-        batch.finished.push(Finished { event: event(), tag: 0, ran: Ran::NotCalled(String::new()) });
+        batch.finished.push(Finished { event: Arc::new(event()), tag: 0, ran: Ran::NotCalled(String::new()) });
         batch.oldest = Some(begun);
         batch.send_old(begun + limits::CHUNK_AGE - Duration::from_nanos(1));
         assert!(chunks.try_recv().is_err());

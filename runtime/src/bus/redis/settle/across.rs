@@ -5,10 +5,10 @@
 
 use redis::Pipeline;
 
+use super::super::connection::Answer;
 use super::super::effects::{push_reads, unfit};
 use super::super::errors::copy;
 use super::super::hold::CHECKS;
-use super::super::link::Answer;
 use super::super::slots::slot;
 use super::super::{errors, parse};
 use super::{Held, Member, Part};

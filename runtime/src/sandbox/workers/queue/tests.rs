@@ -14,7 +14,7 @@ pub(in crate::sandbox::workers) type Chunks = UnboundedReceiver<Vec<Finished<u32
 /// Jobs with these tags, and what hears of their end.
 pub(in crate::sandbox::workers) fn part<H>(handler: &Arc<H>, tags: Range<u32>) -> (Part<u32, H>, Chunks) {
     let (done, chunks) = unbounded_channel();
-    let jobs = tags.map(|tag| Job { event: event(), attempt: 1, replayed: false, tag }).collect();
+    let jobs = tags.map(|tag| Job { event: Arc::new(event()), attempt: 1, replayed: false, tag }).collect();
     (Part { handler: Arc::clone(handler), jobs, done }, chunks)
 }
 
