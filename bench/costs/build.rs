@@ -1,5 +1,4 @@
 //! Tells the program which compiler it was built with: counts of another one cannot be compared.
-#![expect(clippy::print_stdout, reason = "that is how a build script speaks")]
 
 use std::process::Command;
 
