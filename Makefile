@@ -30,7 +30,7 @@ shell_scripts := .ci/run $(wildcard scripts/*.sh)
 
 .PHONY: help
 help: ## List the commands
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 20
 
 # === For users ===
 
@@ -74,6 +74,16 @@ bench: setup ## Measure events per second beside a bare loop and the Python cons
 	cargo build --release --package sandbar --package sandbar-bench
 	SANDBAR_BIN=$(target)/release/sandbar $(target)/release/sandbar-bench --into README.md
 
+.PHONY: bench-micro
+bench-micro: cc redis ## Time the line's steps one by one; ARGS=decode chooses some
+	cargo bench --package sandbar-costs --bench micro -- $(ARGS)
+
+# On the build that the tests make, so that it costs them nothing: the features of all packages together.
+.PHONY: bench-count
+bench-count: cc redis counters ## Count what an event costs; fails if it grew. UPDATE=1 renews the baseline
+	cargo build --workspace --all-targets
+	$(target)/debug/sandbar-costs $(if $(filter-out 0,$(UPDATE)),--update)
+
 # SOAK_SEEDS=1000 runs more, SOAK_FROM=300 others.
 .PHONY: soak
 soak: export SOAK_SEEDS ?= 300
@@ -101,6 +111,10 @@ cc:
 .PHONY: redis
 redis:
 	@scripts/apt-install.sh redis-server=redis-server openssl=openssl
+
+.PHONY: counters
+counters:
+	@scripts/apt-install.sh valgrind=valgrind strace=strace
 
 .PHONY: peers
 peers:

@@ -36,6 +36,13 @@ pub struct Sandbox {
     max_memory: u64,
 }
 
+/// What the pool has places for.
+struct Room {
+    calls: usize,
+    /// Memories of one component.
+    memories: u32,
+}
+
 /// Why the sandbox or a handler cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -120,13 +127,27 @@ impl Sandbox {
     ///
     /// If the pool does not fit into the address space.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
-        let cores = || available_parallelism().map_or(1, usize::from);
-        let slots = if settings.threads == 0 { cores() } else { settings.threads };
+        let calls = limits::THREADS.max(cores(settings)) + limits::EXTRA_CALLS;
+        Self::with_room(settings, Room { calls, memories: limits::MEMORIES })
+    }
+
+    /// The same with a pool for `calls` calls at once, of components with one memory each: for where there is little
+    /// address space, as under a tool that emulates the processor. What a call does is the same, as long as one more
+    /// than `calls` is never begun.
+    ///
+    /// # Errors
+    ///
+    /// If even this pool does not fit into the address space.
+    pub fn tight(settings: &Settings, calls: usize) -> Result<Arc<Self>, Error> {
+        Self::with_room(settings, Room { calls, memories: 1 })
+    }
+
+    fn with_room(settings: &Settings, room: Room) -> Result<Arc<Self>, Error> {
+        let slots = cores(settings);
         // Places are whole pages, and never so small that an ordinary module would not load at all.
         let max_memory = settings.max_memory.clamp(limits::MEMORY, limits::MEMORY_CEILING).next_multiple_of(64 << 10);
-        let calls = limits::THREADS.max(slots) + limits::EXTRA_CALLS;
-        let engine = Engine::new(&config(calls, max_memory)).map_err(|error| Error::Pool {
-            slots: calls,
+        let engine = Engine::new(&config(&room, max_memory)).map_err(|error| Error::Pool {
+            slots: room.calls,
             memory: call::mebibytes(max_memory),
             text: chain(&error),
         })?;
@@ -177,7 +198,14 @@ impl std::fmt::Debug for Sandbox {
     }
 }
 
-fn config(calls: usize, max_memory: u64) -> Config {
+fn cores(settings: &Settings) -> usize {
+    match settings.threads {
+        0 => available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    }
+}
+
+fn config(room: &Room, max_memory: u64) -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -188,22 +216,22 @@ fn config(calls: usize, max_memory: u64) -> Config {
         .max_wasm_stack(limits::GUEST_STACK)
         .cranelift_opt_level(OptLevel::Speed)
         .memory_init_cow(true)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(calls, max_memory)));
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(room, max_memory)));
     config
 }
 
-fn pool(calls: usize, max_memory: u64) -> PoolingAllocationConfig {
-    let calls = u32::try_from(calls).unwrap_or(u32::MAX);
+fn pool(room: &Room, max_memory: u64) -> PoolingAllocationConfig {
+    let calls = u32::try_from(room.calls).unwrap_or(u32::MAX);
     let bytes = usize::try_from(max_memory).unwrap_or(usize::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(calls)
         .total_core_instances(calls.saturating_mul(limits::CORE_INSTANCES))
-        .total_memories(calls.saturating_mul(limits::MEMORIES))
+        .total_memories(calls.saturating_mul(room.memories))
         .total_tables(calls.saturating_mul(limits::TABLES))
         .max_core_instances_per_component(limits::CORE_INSTANCES)
-        .max_memories_per_component(limits::MEMORIES)
+        .max_memories_per_component(room.memories)
         .max_tables_per_component(limits::TABLES)
-        .max_memories_per_module(limits::PER_MODULE)
+        .max_memories_per_module(limits::PER_MODULE.min(room.memories))
         .max_tables_per_module(limits::PER_MODULE)
         .table_elements(limits::TABLE_ELEMENTS)
         .max_memory_size(bytes)
