@@ -13,14 +13,13 @@ use crate::sample::Sample;
 use crate::{Bench, calls, latency};
 
 /// What is compared with what.
-pub(crate) const RATIOS: [Ratio; 14] = [
+pub(crate) const RATIOS: [Ratio; 13] = [
     ("noop_fresh/python", "noop_fresh", "python"),
     ("noop_fresh/bare", "noop_fresh", "bare"),
     ("noop_fresh/native", "noop_fresh", "native"),
     ("noop_fresh/watermill", "noop_fresh", "watermill"),
     ("xapi_fresh/python", "xapi_fresh", "xapi_python"),
     ("noop_fresh/smallest", "noop_fresh", "smallest"),
-    ("noop_fresh/extism_fresh", "noop_fresh", "extism_fresh"),
     ("noop_reuse/noop_fresh", "noop_reuse", "noop_fresh"),
     ("noop_reuse/native", "noop_reuse", "native"),
     ("cpu_fresh/native", "cpu_fresh", "cpu_native"),
