@@ -12,6 +12,8 @@ target := $(abspath $(or $(CARGO_TARGET_DIR),target))
 venv := $(target)/peers/venv
 old_redis := $(target)/peers/redis-6.2
 new_redis := $(target)/peers
+watermill := $(target)/peers/watermill
+extism := $(target)/peers/extism
 
 # What the tests and the benchmark are told: the built guests, the Python with the real event bus, the oldest Redis that
 # is supported, newer servers than the distribution's, the host's binary.
@@ -53,11 +55,11 @@ test: setup ## Set up what the tests need and run all of them
 
 .PHONY: lint
 lint: cc peers ## Check format, clippy, licences, bans, sources and scripts
-	for manifest in Cargo.toml $(guests); do cargo fmt --all --check --manifest-path "$$manifest"; done
+	for manifest in Cargo.toml bench/peers/extism/Cargo.toml $(guests); do cargo fmt --all --check --manifest-path "$$manifest"; done
 	cargo clippy --workspace --all-targets -- -D warnings
 	for manifest in $(guests); do cargo clippy --manifest-path "$$manifest" --target-dir $(guests_on_host) --all-targets -- -D warnings; done
 	$(SANDBAR_PYTHON) scripts/licences.py Cargo.toml $(guests)
-	$(SANDBAR_PYTHON) -m compileall -q scripts tests/peers
+	$(SANDBAR_PYTHON) -m compileall -q scripts tests/peers bench/peers/python
 	for script in $(shell_scripts); do bash -n "$$script"; done
 	if command -v shellcheck >/dev/null; then shellcheck --external-sources --severity=warning $(shell_scripts); else echo "lint: no shellcheck here, shell scripts were only parsed"; fi
 
@@ -69,10 +71,20 @@ deny: ## Check licences, bans and sources with cargo-deny, which must be install
 audit: ## Check dependencies against the advisory database; fails where that cannot be fetched
 	scripts/audit.sh
 
+# BENCH='--rounds 1 --events 20000 --workloads noop' measures less; bench/NOTES.md says more.
 .PHONY: bench
-bench: setup ## Measure events per second beside a bare loop and the Python consumer; writes the README's table
+bench: setup bench-peers ## Measure speed and latency beside others; writes the README's tables and plots
 	cargo build --release --package sandbar --package sandbar-bench
-	SANDBAR_BIN=$(target)/release/sandbar $(target)/release/sandbar-bench --into README.md
+	SANDBAR_BIN=$(target)/release/sandbar SANDBAR_WATERMILL=$(watermill) SANDBAR_EXTISM=$(extism)/release/extism-calls \
+		$(target)/release/sandbar-bench --into README.md $(BENCH)
+
+# What others offer, each in a workspace of its own. Debian's Go may be too old for Watermill: without one that is not, it is
+# left out.
+.PHONY: bench-peers
+bench-peers: cc
+	@if go=$$(command -v go || command -v /usr/local/go/bin/go); then cd bench/peers/watermill && "$$go" build -o $(watermill) .; \
+		else echo "bench: no Go here, Watermill is left out"; fi
+	cargo build --release --manifest-path bench/peers/extism/Cargo.toml --target-dir $(extism)
 
 .PHONY: bench-micro
 bench-micro: cc redis ## Time the line's steps one by one; ARGS=decode chooses some

@@ -4,21 +4,37 @@ use std::hint::black_box;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
-use redis::{Connection, Value};
+use redis::Value;
 use sandbar::decode::{Decoder, Settings};
 use sandbar::event::{Event, Fields, Message, Position, Topic};
 use sandbar::wire::Profile;
 
-use crate::contender::{acknowledge_and_read, entries};
-use crate::stream::TOPIC;
+use crate::bare::{self, AtTheEnd};
+use crate::running::Running;
+use crate::stream::{Stream, TOPIC};
+
+/// The computation of the guest `busy`, built for this machine.
+#[path = "../../tests/guests/busy/src/work.rs"]
+mod work;
 
 /// As in a configuration that does not say otherwise.
 const MAX_PAYLOAD: usize = 1 << 20;
 
-/// A loop that decodes.
+/// Decodes entries.
 pub(crate) struct Native {
     decoder: Decoder,
     topic: Topic,
+}
+
+/// Reads, decodes, calls and acknowledges until nothing is left. With `busy` the function computes.
+pub(crate) fn start(root: &Path, stream: &Stream<'_>, groups: &[String], busy: bool) -> Result<Running> {
+    let native = Native::load(root)?;
+    let handle: fn(&Event) = if busy { compute } else { ignore };
+    bare::run(stream, groups, AtTheEnd::Stop, move |_, entry| {
+        let (id, message) = native.message(entry).context("an entry has another shape")?;
+        handle(&native.decode(&message)?);
+        Ok(id)
+    })
 }
 
 // === impl Native ===
@@ -32,19 +48,8 @@ impl Native {
         Ok(Self { decoder, topic: TOPIC.into() })
     }
 
-    /// Reads, decodes, calls and acknowledges until nothing is left.
-    pub(crate) fn drain(&mut self, connection: &mut Connection, group: &str) -> Result<()> {
-        let mut done: Vec<Vec<u8>> = Vec::new();
-        while let Some(reply) = acknowledge_and_read(connection, group, &done)? {
-            done.clear();
-            for entry in entries(reply).context("XREADGROUP answered in another shape")? {
-                let (id, message) = self.message(entry).context("an entry has another shape")?;
-                let envelope = Profile::OpenEdx.read(&message)?;
-                handle(&self.decoder.decode(&message, envelope, false)?);
-                done.push(id);
-            }
-        }
-        Ok(())
+    fn decode(&self, message: &Message) -> Result<Event> {
+        Ok(self.decoder.decode(message, Profile::OpenEdx.read(message)?, false)?)
     }
 
     fn message(&self, entry: Value) -> Option<(Vec<u8>, Message)> {
@@ -64,6 +69,33 @@ impl Native {
 
 /// What the guest of the no-op handler does.
 #[inline(never)]
-fn handle(event: &Event) {
+fn ignore(event: &Event) {
     black_box(event);
+}
+
+/// What the guest `busy` does.
+#[inline(never)]
+fn compute(event: &Event) {
+    black_box(work::compute(event.metadata.id.len() as u64));
+}
+
+#[cfg(test)]
+mod tests {
+    use sandbar::event::Payload;
+
+    use super::*;
+
+    impl Native {
+        /// The data that these fields decode to, as text.
+        pub(crate) fn decode_fields(&self, fields: &[(String, Vec<u8>)]) -> Result<String> {
+            let pairs = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_slice()));
+            let position = Position::from("1-1".to_owned());
+            let fields = Fields::from_pairs(pairs.collect::<Vec<_>>());
+            let message = Message { topic: self.topic.clone(), first: position.clone(), position, fields };
+            match self.decode(&message)?.payload {
+                Payload::Json(text) => Ok(text),
+                Payload::Raw(_) => anyhow::bail!("it was not decoded"),
+            }
+        }
+    }
 }

@@ -12,6 +12,7 @@ use crate::stream::pause;
 
 /// Far above what a start takes, so it only ends what will never come up.
 const START_LIMIT: Duration = Duration::from_secs(10);
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Runs on a port of its own on the loopback, without persistence, until dropped.
 pub(crate) struct Server {
@@ -43,13 +44,18 @@ impl Server {
             if start.elapsed() > START_LIMIT {
                 bail!("redis-server does not answer on port {port}");
             }
-            pause();
+            pause(LOOK_EVERY);
         }
         Ok(server)
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/0", self.port)
+        format!("redis://{}/0", self.address())
+    }
+
+    /// Host and port.
+    pub(crate) fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
     }
 
     pub(crate) fn connect(&self) -> Result<Connection> {
