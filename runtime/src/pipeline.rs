@@ -257,7 +257,8 @@ struct Loaded {
 fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<Loaded, Error> {
     let max_memory = config.handlers.iter().map(|handler| handler.spec.limits.memory).max().unwrap_or_default();
     let (threads, secret) = (config.host.threads, config.host.secret.clone());
-    let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret })?;
+    let reuse = config.handlers.iter().any(|handler| handler.spec.reuse > 1);
+    let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse })?;
     let mut prepared = Vec::new();
     for handler in &config.handlers {
         let name = &handler.spec.name;

@@ -94,7 +94,7 @@ impl Findings {
             return;
         }
         // Nothing is called, so one place in the pool is enough.
-        let sandbox = match Sandbox::new(&sandbox::Settings { threads: 1, max_memory, secret: None }) {
+        let sandbox = match Sandbox::new(&sandbox::Settings { threads: 1, max_memory, ..sandbox::Settings::default() }) {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 self.errors.push((Exit::Refused, config.problem(&Place::File, format!("the sandbox: {error}"))));

@@ -46,6 +46,7 @@ pub(super) const HANDLER: Keys = Keys {
         "retry_max",
         "lease",
         "in_flight",
+        "reuse",
         "payload",
         "parked_max",
         "dead_letters_max",

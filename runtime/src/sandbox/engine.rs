@@ -1,12 +1,13 @@
 //! The engine behind all handlers: one pool of instances, sized so that every thread can be inside a guest.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::thread::available_parallelism;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use super::modules::{Handler, Handling, LoadError, Module, chain, load};
-use super::monitor::Monitor;
+use super::monitor::{Monitor, Watch};
+use super::reuse::Shelves;
 use super::{Ran, Services, Spec, call, limits};
 use crate::event::Event;
 
@@ -20,6 +21,9 @@ pub struct Settings {
     /// Seeds the random numbers of guests, with the delivery. `None` makes one up for this process: a delivery then
     /// runs the same way again on this host until it is started anew.
     pub secret: Option<Secret>,
+    /// Whether a handler will have [`Spec::reuse`]: the pool then has places for instances that wait for their next
+    /// event. Without, every call gets a fresh one.
+    pub reuse: bool,
 }
 
 /// Bytes that only the operator knows. Whoever knew them could tell what a guest's random numbers will be. They are
@@ -34,6 +38,7 @@ pub struct Sandbox {
     secret: Secret,
     pub(super) slots: usize,
     max_memory: u64,
+    pub(super) shelves: Arc<Shelves>,
 }
 
 /// Why the sandbox or a handler cannot be set up.
@@ -83,7 +88,7 @@ pub enum Error {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { threads: 0, max_memory: limits::MEMORY, secret: None }
+        Self { threads: 0, max_memory: limits::MEMORY, secret: None, reuse: false }
     }
 }
 
@@ -124,15 +129,19 @@ impl Sandbox {
         let slots = if settings.threads == 0 { cores() } else { settings.threads };
         // Places are whole pages, and never so small that an ordinary module would not load at all.
         let max_memory = settings.max_memory.clamp(limits::MEMORY, limits::MEMORY_CEILING).next_multiple_of(64 << 10);
-        let calls = limits::THREADS.max(slots) + limits::EXTRA_CALLS;
+        let kept = if settings.reuse { limits::KEPT } else { 0 };
+        let calls = limits::THREADS.max(slots) + limits::EXTRA_CALLS + kept;
         let engine = Engine::new(&config(calls, max_memory)).map_err(|error| Error::Pool {
             slots: calls,
             memory: call::mebibytes(max_memory),
             text: chain(&error),
         })?;
         let monitor = Monitor::start(engine.clone())?;
+        let shelves = Arc::new(Shelves::new(kept));
+        let watch: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&shelves) as Arc<dyn Watch>));
+        monitor.watch(watch);
         let secret = settings.secret.clone().unwrap_or_else(Secret::made_up);
-        Ok(Arc::new(Self { engine, monitor, secret, slots, max_memory }))
+        Ok(Arc::new(Self { engine, monitor, secret, slots, max_memory, shelves }))
     }
 
     /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread.
@@ -160,14 +169,16 @@ impl Sandbox {
             return Err(Error::FirstMemory { name: spec.name, limit, first });
         }
         let secret = self.secret.clone();
+        let shut = Arc::default();
+        let shelf = self.shelves.shelf(spec.reuse, self.slots, &shut);
         let handling = Arc::new(Handling { module: module.clone(), spec, services, secret });
-        Ok(Arc::new(Handler { handling, shut: Arc::default() }))
+        Ok(Arc::new(Handler { handling, shut, shelf }))
     }
 
     /// Calls a handler with one event, on this thread, until it is done or its time is over.
     #[must_use]
     pub fn call(&self, handler: &Handler, event: &Event, attempt: u32, replayed: bool) -> Ran {
-        call::run(self, &handler.handling, event.clone(), (attempt, replayed), None).1
+        call::run(self, &mut handler.hand(), event.clone(), (attempt, replayed), None).1
     }
 }
 

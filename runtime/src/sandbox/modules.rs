@@ -12,6 +12,7 @@ use wasmtime::component::{Component, InstancePre, Linker};
 use super::engine::Secret;
 use super::grants::{Capability, MissingGrant, missing_grants};
 use super::host::State;
+use super::reuse::{Hand, Shelf};
 use super::{Services, Spec, contract_v0_1, limits, wasi};
 
 /// A compiled component that can be called. Cloning shares it.
@@ -40,6 +41,7 @@ pub(super) enum Contract {
 pub struct Handler {
     pub(super) handling: Arc<Handling>,
     pub(super) shut: Arc<AtomicBool>,
+    pub(super) shelf: Arc<Shelf>,
 }
 
 pub(super) struct Handling {
@@ -294,8 +296,17 @@ impl std::fmt::Debug for Module {
 
 impl Handler {
     /// While it is shut, jobs that wait for a worker come back as not called; calls that have started end as ever.
+    /// Instances that wait for their next event are dropped.
     pub fn shut(&self, shut: bool) {
         self.shut.store(shut, Ordering::Relaxed);
+        if shut {
+            self.shelf.clear();
+        }
+    }
+
+    /// What a thread calls it with, one event after the other.
+    pub(super) fn hand(&self) -> Hand<'_> {
+        Hand::new(&self.handling, &self.shelf)
     }
 
     pub(super) fn is_shut(&self) -> bool {
