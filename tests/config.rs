@@ -96,6 +96,16 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!(handler.group.lease, Duration::from_secs(30));
     assert_eq!((handler.in_flight, handler.parked_max), (256, 100_000));
     assert_eq!(handler.spec.reuse, 0);
+    assert_eq!(config.host.code_cache, None, "without a home there is no place for it");
+    for (set, expected) in [
+        (&[("HOME", "/home/x")][..], Some("/home/x/.cache/sandbar/code")),
+        (&[("HOME", "/home/x"), ("XDG_CACHE_HOME", "/caches")], Some("/caches/sandbar/code")),
+        (&[("HOME", "/home/x"), ("XDG_CACHE_HOME", "caches")], Some("/home/x/.cache/sandbar/code")),
+        (&[("HOME", "/home/x"), ("SANDBAR_HOST__CODE_CACHE", "false")], None),
+        (&[("HOME", "/home/x"), ("SANDBAR_HOST__CODE_CACHE", "/code")], Some("/code")),
+    ] {
+        assert_eq!(load(SMALL, set).unwrap().host.code_cache.as_deref(), expected.map(Path::new), "{set:?}");
+    }
     assert_eq!(handler.payload, PayloadForm::Json);
     assert_eq!((handler.spec.limits.time, handler.spec.limits.memory), (Duration::from_secs(1), 64 << 20));
     assert_eq!(handler.spec.max_attempts, 5);

@@ -1,12 +1,13 @@
 //! Where the guest is CALLED: one store per instance, and every way a guest can end is a verdict.
 //!
 //! - `engine`: the pool behind all handlers; [`Sandbox`].
-//! - `modules`: a component is verified, compiled and linked; `wasi` and `contract_v0_1` are what it is linked to.
+//! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to.
 //! - `call`: one event through one instance, a fresh one unless `reuse` has kept one.
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
 //! - `workers`: the threads on which calls run; `monitor`: stops those that take too long.
 //! - `limits`: every limit with its reason.
 
+mod cache;
 mod call;
 mod contract_v0_1;
 mod engine;

@@ -25,6 +25,7 @@ pub(super) const HOST: Keys = Keys {
         "consecutive_errors_limit",
         "secret",
         "control",
+        "code_cache",
         "log",
     ],
 };

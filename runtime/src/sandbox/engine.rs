@@ -1,10 +1,12 @@
 //! The engine behind all handlers: one pool of instances, sized so that every thread can be inside a guest.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::thread::available_parallelism;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
+use super::cache::Cache;
 use super::modules::{Handler, Handling, LoadError, Module, chain, load};
 use super::monitor::{Monitor, Watch};
 use super::reuse::Shelves;
@@ -24,6 +26,9 @@ pub struct Settings {
     /// Whether a handler will have [`Spec::reuse`]: the pool then has places for instances that wait for their next
     /// event. Without, every call gets a fresh one.
     pub reuse: bool,
+    /// The directory where compiled modules are kept for later starts; `None` for nowhere. It is made if it is missing.
+    /// If it cannot be used, one warning says so and every module is compiled.
+    pub code_cache: Option<PathBuf>,
 }
 
 /// Bytes that only the operator knows. Whoever knew them could tell what a guest's random numbers will be. They are
@@ -34,6 +39,7 @@ pub struct Secret(Arc<[u8]>);
 /// Compiles modules and calls handlers.
 pub struct Sandbox {
     pub(super) engine: Engine,
+    cache: Option<Cache>,
     pub(super) monitor: Monitor,
     secret: Secret,
     pub(super) slots: usize,
@@ -88,7 +94,7 @@ pub enum Error {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { threads: 0, max_memory: limits::MEMORY, secret: None, reuse: false }
+        Self { threads: 0, max_memory: limits::MEMORY, secret: None, reuse: false, code_cache: None }
     }
 }
 
@@ -136,21 +142,23 @@ impl Sandbox {
             memory: call::mebibytes(max_memory),
             text: chain(&error),
         })?;
+        let cache = settings.code_cache.as_deref().and_then(|path| open(path, &engine, settings.secret.as_ref()));
         let monitor = Monitor::start(engine.clone())?;
         let shelves = Arc::new(Shelves::new(kept));
         let watch: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&shelves) as Arc<dyn Watch>));
         monitor.watch(watch);
         let secret = settings.secret.clone().unwrap_or_else(Secret::made_up);
-        Ok(Arc::new(Self { engine, monitor, secret, slots, max_memory, shelves }))
+        Ok(Arc::new(Self { engine, cache, monitor, secret, slots, max_memory, shelves }))
     }
 
-    /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread.
+    /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread; less if the code cache
+    /// has its code.
     ///
     /// # Errors
     ///
     /// What is wrong with it and what to do.
     pub fn load(&self, wasm: &[u8]) -> Result<Module, LoadError> {
-        load(&self.engine, wasm)
+        load(&self.engine, self.cache.as_ref(), wasm)
     }
 
     /// Joins a module with what it may do.
@@ -186,6 +194,12 @@ impl std::fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sandbox").field("slots", &self.slots).field("max_memory", &self.max_memory).finish()
     }
+}
+
+/// A cache that cannot be used is no reason not to run.
+fn open(path: &Path, engine: &Engine, secret: Option<&Secret>) -> Option<Cache> {
+    let opened = Cache::open(path, engine, secret);
+    opened.map_err(|error| error.tell()).ok()
 }
 
 fn config(calls: usize, max_memory: u64) -> Config {

@@ -87,6 +87,12 @@ pub const HANDLES: usize = 1_000;
 /// Bytes of a module. The largest components of language runtimes have 20 to 40 MB.
 pub const MODULE_BYTES: usize = 128 << 20;
 
+/// Bytes of the code cache. What was not used for longest goes first. A compiled module has two to five times its bytes.
+pub const CODE_CACHE_BYTES: u64 = 1 << 30;
+
+/// Entries of the code cache: modules, times the versions of them and of this program that were used of late.
+pub const CODE_CACHE_ENTRIES: usize = 1_000;
+
 // === time ===
 
 /// How often the host looks whether a running call is over its time, or holds a core too long. Only while calls run.
