@@ -12,6 +12,7 @@ use crate::support::host::Bench;
 use crate::support::process::finish;
 use crate::support::vectors::{Vector, vector, vectors};
 
+mod code_cache;
 mod documents;
 mod faults;
 mod letters;

@@ -95,6 +95,17 @@ fn the_defaults_are_the_documented_ones() {
     assert_eq!((handler.policy.first, handler.policy.max), (Duration::from_secs(1), Duration::from_secs(300)));
     assert_eq!(handler.group.lease, Duration::from_secs(30));
     assert_eq!((handler.in_flight, handler.parked_max), (256, 100_000));
+    assert_eq!(handler.spec.reuse, 0);
+    assert_eq!(config.host.code_cache, None, "without a home there is no place for it");
+    for (set, expected) in [
+        (&[("HOME", "/home/x")][..], Some("/home/x/.cache/sandbar/code")),
+        (&[("HOME", "/home/x"), ("XDG_CACHE_HOME", "/caches")], Some("/caches/sandbar/code")),
+        (&[("HOME", "/home/x"), ("XDG_CACHE_HOME", "caches")], Some("/home/x/.cache/sandbar/code")),
+        (&[("HOME", "/home/x"), ("SANDBAR_HOST__CODE_CACHE", "false")], None),
+        (&[("HOME", "/home/x"), ("SANDBAR_HOST__CODE_CACHE", "/code")], Some("/code")),
+    ] {
+        assert_eq!(load(SMALL, set).unwrap().host.code_cache.as_deref(), expected.map(Path::new), "{set:?}");
+    }
     assert_eq!(handler.payload, PayloadForm::Json);
     assert_eq!((handler.spec.limits.time, handler.spec.limits.memory), (Duration::from_secs(1), 64 << 20));
     assert_eq!(handler.spec.max_attempts, 5);
@@ -149,6 +160,7 @@ retry_first = "2s"
 retry_max = "1h30m"
 lease = "45s"
 in_flight = 16
+reuse = 50
 payload = "json"
 parked_max = 10
 [handler.limits]
@@ -195,7 +207,7 @@ payload = "raw"
     assert_eq!((xapi.order, xapi.key.as_deref()), (Order::Key, Some("/enrollment/course/course_key")));
     assert_eq!(xapi.policy.max_attempts, 9);
     assert_eq!((xapi.policy.first, xapi.policy.max), (Duration::from_secs(2), Duration::from_secs(5400)));
-    assert_eq!((xapi.in_flight, xapi.parked_max), (16, 10));
+    assert_eq!((xapi.in_flight, xapi.parked_max, xapi.spec.reuse), (16, 10, 50));
     assert_eq!((xapi.spec.name.as_str(), xapi.spec.group.as_str(), xapi.spec.max_attempts), ("xapi", "statements", 9));
     assert_eq!((xapi.spec.limits.time, xapi.spec.limits.memory), (Duration::from_millis(250), 32 << 20));
     let grants = &xapi.spec.grants;

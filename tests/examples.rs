@@ -77,6 +77,7 @@ impl Subject {
             name: name.to_owned(),
             group: name.to_owned(),
             max_attempts: 5,
+            reuse: 0,
             // What is tested here is no limit of time; the machine may be busy.
             limits: Limits { time: Duration::from_secs(30), memory },
             grants,

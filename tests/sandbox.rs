@@ -4,6 +4,7 @@ mod calls;
 mod contract;
 mod effects;
 mod loading;
+mod reuse;
 mod said;
 mod secret;
 mod support;

@@ -78,6 +78,8 @@ pub struct Host {
     pub secret: Option<sandbox::Secret>,
     /// Where the running host listens for commands.
     pub control: ControlSocket,
+    /// Where compiled modules are kept for later starts, if anywhere.
+    pub code_cache: Option<PathBuf>,
     /// What is logged and how.
     pub log: telemetry::Settings,
 }
@@ -176,7 +178,7 @@ pub fn inspect(path: &Path, environment: &Environment) -> (Option<Config>, Probl
     }
     environment::lay_under(&mut tree, environment, &mut problems);
     environment::lay_over(&mut tree, environment, &mut problems);
-    let config = read(path, tree, &mut problems);
+    let config = read(path, tree, environment, &mut problems);
     (Some(config), problems.finish())
 }
 
@@ -197,7 +199,7 @@ fn unreadable(error: &io::Error) -> String {
     }
 }
 
-fn read(path: &Path, mut tree: Table, problems: &mut Collector) -> Config {
+fn read(path: &Path, mut tree: Table, environment: &Environment, problems: &mut Collector) -> Config {
     let directory = path.parent().unwrap_or(Path::new(""));
 
     let mut section = Section::below(&mut tree, "bus", &keys::BUS, problems);
@@ -241,7 +243,7 @@ fn read(path: &Path, mut tree: Table, problems: &mut Collector) -> Config {
             node.as_string().filter(|name| handler::is_name(name)).map(str::to_owned)
         })
         .map_or_else(|| "sandbar".to_owned(), |found| found.value);
-    let host = host(&mut section, directory);
+    let host = host(&mut section, directory, environment);
     section.finish();
 
     let defaults = handler::Defaults { directory, consumer: &consumer, sqlite };
@@ -263,7 +265,7 @@ fn read(path: &Path, mut tree: Table, problems: &mut Collector) -> Config {
     }
 }
 
-fn host(section: &mut Section<'_>, directory: &Path) -> Host {
+fn host(section: &mut Section<'_>, directory: &Path, environment: &Environment) -> Host {
     let threads = section.number("threads", 0, MOST_THREADS).unwrap_or(0);
     let limit = section.number("consecutive_errors_limit", 0, u64::from(u32::MAX)).unwrap_or(0);
     Host {
@@ -280,6 +282,7 @@ fn host(section: &mut Section<'_>, directory: &Path) -> Host {
         consecutive_errors_limit: u32::try_from(limit).ok().filter(|limit| *limit > 0),
         secret: secret(section),
         control: control(section, directory),
+        code_cache: code_cache(section, directory, environment),
         log: log(section),
     }
 }
@@ -293,6 +296,24 @@ fn control(section: &mut Section<'_>, directory: &Path) -> ControlSocket {
         _ => None,
     };
     section.get("control", takes, read).map(|found| found.value).unwrap_or_default()
+}
+
+fn code_cache(section: &mut Section<'_>, directory: &Path, environment: &Environment) -> Option<PathBuf> {
+    let ordinary = || {
+        // The specification of XDG has relative paths ignored; an account without a home has no caches.
+        let absolute = |name: &str| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let caches = absolute(environment::XDG_CACHE_HOME);
+        let caches = caches.or_else(|| absolute(environment::HOME).map(|home| home.join(".cache")))?;
+        Some(caches.join("sandbar/code"))
+    };
+    let read = |node: &tree::Node| match (node.as_boolean(), node.as_string()) {
+        (Some(true), _) => Some(ordinary()),
+        (Some(false), _) => Some(None),
+        (None, Some(path)) if !path.is_empty() => Some(Some(directory.join(path))),
+        _ => None,
+    };
+    let found = section.get("code_cache", "the path of a directory, or false for none", read);
+    found.map_or_else(ordinary, |found| found.value)
 }
 
 /// Not by [`Section::get`], which shows the value that it refuses.

@@ -1,12 +1,13 @@
-//! Where the guest is CALLED: one store per attempt, and every way a guest can end is a verdict.
+//! Where the guest is CALLED: one store per instance, and every way a guest can end is a verdict.
 //!
 //! - `engine`: the pool behind all handlers; [`Sandbox`].
-//! - `modules`: a component is verified, compiled and linked; `wasi` and `contract_v0_1` are what it is linked to.
-//! - `call`: one event through one fresh instance.
+//! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to.
+//! - `call`: one event through one instance, a fresh one unless `reuse` has kept one.
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
 //! - `workers`: the threads on which calls run; `monitor`: stops those that take too long.
 //! - `limits`: every limit with its reason.
 
+mod cache;
 mod call;
 mod contract_v0_1;
 mod engine;
@@ -15,6 +16,7 @@ mod host;
 pub mod limits;
 mod modules;
 mod monitor;
+mod reuse;
 mod text;
 mod wasi;
 mod workers;
@@ -41,6 +43,8 @@ pub struct Spec {
     pub group: String,
     /// Calls before a failure becomes a dead letter; the guest is told.
     pub max_attempts: u32,
+    /// Events that one instance may serve; 0 and 1 mean a fresh instance for each. See [`Settings::reuse`].
+    pub reuse: u32,
     /// How far a call may go.
     pub limits: Limits,
     /// What it was given.

@@ -40,6 +40,7 @@ pub(crate) fn spec() -> Spec {
         name: "probe".into(),
         group: "probe-group".into(),
         max_attempts: 5,
+        reuse: 0,
         limits: Limits { time: Duration::from_secs(20), ..Limits::default() },
         grants: Grants::default(),
     }

@@ -77,6 +77,7 @@ impl Call {
             name: guest.into(),
             group: guest.into(),
             max_attempts: 5,
+            reuse: 0,
             limits: Limits { time: TIME, ..Limits::default() },
             grants,
         };

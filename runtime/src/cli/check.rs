@@ -94,7 +94,9 @@ impl Findings {
             return;
         }
         // Nothing is called, so one place in the pool is enough.
-        let sandbox = match Sandbox::new(&sandbox::Settings { threads: 1, max_memory, secret: None }) {
+        let (secret, code_cache) = (config.host.secret.clone(), config.host.code_cache.clone());
+        let settings = sandbox::Settings { threads: 1, max_memory, secret, reuse: false, code_cache };
+        let sandbox = match Sandbox::new(&settings) {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 self.errors.push((Exit::Refused, config.problem(&Place::File, format!("the sandbox: {error}"))));

@@ -28,6 +28,10 @@ const OLD_NAMES: [(&str, &[&str], Meaning); 8] = [
     ("SERVICE_VARIANT", &["host", "service"], Meaning::Same),
 ];
 
+/// What a folder for caches is found by.
+pub(super) const XDG_CACHE_HOME: &str = "XDG_CACHE_HOME";
+pub(super) const HOME: &str = "HOME";
+
 /// How an old value is to be read.
 #[derive(Clone, Copy)]
 enum Meaning {
@@ -189,7 +193,7 @@ fn seconds(text: &str) -> Option<Duration> {
 // === impl Environment ===
 
 impl Environment {
-    /// The variables of this process that are Sandbar's or the Python bus's. Those that are not UTF-8 are read with
+    /// The variables of this process that are Sandbar's or the Python bus's, or say where caches are. Those that are not UTF-8 are read with
     /// replacement characters, so that the setting they are for refuses them.
     #[must_use]
     pub fn of_process() -> Self {
@@ -215,7 +219,11 @@ impl std::fmt::Debug for Environment {
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
-        let ours = |name: &str| name.starts_with(PREFIX) || OLD_NAMES.iter().any(|(old, ..)| *old == name);
+        let ours = |name: &str| {
+            name.starts_with(PREFIX)
+                || [XDG_CACHE_HOME, HOME].contains(&name)
+                || OLD_NAMES.iter().any(|(old, ..)| *old == name)
+        };
         Self(
             pairs.into_iter().map(|(name, value)| (name.into(), value.into())).filter(|(name, _)| ours(name)).collect(),
         )

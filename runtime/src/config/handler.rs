@@ -96,6 +96,9 @@ const LEAST_LEASE: &str = "100ms";
 /// More events in hand than this only fill memory: the sandbox is long busy.
 const MOST_IN_FLIGHT: u64 = 1 << 20;
 
+/// An instance that is never dropped is one that was never tested to come back.
+const MOST_REUSE: u64 = 1_000_000;
+
 /// The attempts are kept as 32 bits, and nobody waits for more.
 const MOST_ATTEMPTS: u64 = 1_000_000;
 
@@ -213,6 +216,7 @@ fn read(
     let lease = section.duration("lease", LEAST_LEASE).map_or(LEASE, |found| found.value);
     let in_flight = section.number("in_flight", 1, MOST_IN_FLIGHT).unwrap_or(IN_FLIGHT);
     let parked_max = section.number("parked_max", 1, u64::from(u32::MAX)).unwrap_or(PARKED_MAX);
+    let reuse = section.number("reuse", 0, MOST_REUSE).unwrap_or(0);
     let forms = [("json", PayloadForm::Json), ("raw", PayloadForm::Raw)];
     let payload = section.word("payload", &forms, PayloadForm::Json);
     if order == Order::Key && (key.is_none() || payload == PayloadForm::Raw) {
@@ -229,8 +233,14 @@ fn read(
 
     let (name, module, topics) = (name?.value, module?, topics?);
     let group_name = group_name.map_or_else(|| name.clone(), |found| found.value);
-    let spec =
-        Spec { name: name.clone(), group: group_name.clone(), max_attempts: policy.max_attempts, limits, grants };
+    let spec = Spec {
+        name: name.clone(),
+        group: group_name.clone(),
+        max_attempts: policy.max_attempts,
+        reuse: u32::try_from(reuse).unwrap_or(u32::MAX),
+        limits,
+        grants,
+    };
     let handler = HandlerConfig {
         name,
         module: defaults.directory.join(&module.value),

@@ -25,6 +25,7 @@ pub(super) const HOST: Keys = Keys {
         "consecutive_errors_limit",
         "secret",
         "control",
+        "code_cache",
         "log",
     ],
 };
@@ -46,6 +47,7 @@ pub(super) const HANDLER: Keys = Keys {
         "retry_max",
         "lease",
         "in_flight",
+        "reuse",
         "payload",
         "parked_max",
         "dead_letters_max",

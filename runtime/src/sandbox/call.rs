@@ -1,4 +1,4 @@
-//! Where the guest is CALLED: one store, one instance, one call; and whatever comes of it is a verdict.
+//! Where the guest is CALLED: one event, one instance; and whatever comes of it is a verdict.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,8 @@ use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBackt
 
 use super::engine::Sandbox;
 use super::host::{State, Waiting};
-use super::modules::{Contract, Handling, chain};
+use super::modules::chain;
+use super::reuse::{Guest, Hand};
 use super::{Ran, limits, text};
 use crate::event::{Effects, Event, Verdict, code};
 
@@ -27,61 +28,59 @@ pub(super) enum Stop {
 /// Calls a handler with one event on this thread.
 pub(super) fn run(
     sandbox: &Sandbox,
-    handling: &Arc<Handling>,
+    hand: &mut Hand<'_>,
     event: &Arc<Event>,
     (attempt, replayed): (u32, bool),
     waiting: Option<Arc<dyn Waiting>>,
 ) -> Ran {
     let started = Instant::now();
     let about = (attempt, replayed);
+    let handling = hand.handling;
     let state = State::new(Arc::clone(handling), Arc::clone(event), about, started, waiting);
-    let mut store = match Store::try_new(&sandbox.engine, state) {
-        Ok(store) => store,
-        Err(error) => return Ran::NotCalled(chain(&error)),
+    let mut guest = match hand.take(state) {
+        Ok(guest) => guest,
+        Err(state) => match Store::try_new(&sandbox.engine, state) {
+            Ok(store) => Guest::new(prepared(store)),
+            Err(error) => return Ran::NotCalled(chain(&error)),
+        },
     };
-    prepare(&mut store);
+    guest.store.set_epoch_deadline(ticks(handling.spec.limits.time));
     let running = sandbox.monitor.enter();
-    let answer = catch_unwind(AssertUnwindSafe(|| match handling.module.contract() {
-        Contract::V0_1(contract) => contract.call(&mut store, handling, event),
-    }));
+    let answer = catch_unwind(AssertUnwindSafe(|| guest.call(handling, event)));
     drop(running);
-    // The instance goes before the clock is read: giving its memory back is part of the call.
-    let mut state = store.into_data();
+    // An instance that does not stay goes before the clock is read: giving its memory back is part of the call.
+    let mut over = hand.end(guest, matches!(answer, Ok(Ok(_))));
+    let state = over.state();
     state.finish_logs();
     let verdict = match answer {
         Ok(Ok(verdict)) => Ok(verdict),
-        Ok(Err(error)) => sort(&error, &state),
-        Err(panic) => Ok(panicked(&state, panic.as_ref())),
+        Ok(Err(error)) => sort(&error, state),
+        Err(panic) => Ok(panicked(state, panic.as_ref())),
     };
     let verdict = match (verdict, state.trouble.take()) {
         // The guest could not go on without its keys, or ran out of time over them.
         (Ok(Verdict::Retry { .. } | Verdict::Reject { .. }), Some(trouble)) => Err(trouble),
         (verdict, _) => verdict,
     };
-    match verdict {
+    let ran = match verdict {
         Ok(verdict) => {
             let effects = match verdict {
-                Verdict::Done => state.into_effects(),
-                Verdict::Retry { .. } | Verdict::Reject { .. } => {
-                    drop(state);
-                    Effects::default()
-                }
+                Verdict::Done => state.take_effects(),
+                Verdict::Retry { .. } | Verdict::Reject { .. } => Effects::default(),
             };
             Ran::Called { verdict, effects, elapsed: started.elapsed() }
         }
-        Err(trouble) => {
-            drop(state);
-            Ran::NotCalled(trouble)
-        }
-    }
+        Err(trouble) => Ran::NotCalled(trouble),
+    };
+    hand.keep(over);
+    ran
 }
 
-fn prepare(store: &mut Store<State>) {
+fn prepared(mut store: Store<State>) -> Store<State> {
     store.limiter(|state| &mut state.meter);
     store.set_hostcall_fuel(limits::HOST_CALL_BYTES);
     store.set_max_component_handles(limits::HANDLES);
     // Ticks are late when the machine is busy and none comes while it sleeps: the clock decides, the tick only asks it.
-    store.set_epoch_deadline(ticks(store.data().handling.spec.limits.time));
     store.epoch_deadline_callback(|store| {
         let left = store.data().deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -89,6 +88,7 @@ fn prepare(store: &mut Store<State>) {
         }
         Ok(UpdateDeadline::Continue(ticks(left)))
     });
+    store
 }
 
 fn ticks(left: Duration) -> u64 {

@@ -1,7 +1,7 @@
 //! `sandbar:handler@0.1.0`: the bindings of the first version, kept for ever, and nothing else that knows them.
 
 use bytes::Bytes;
-use wasmtime::component::{Component, ComponentExportIndex, HasSelf, InstancePre, Linker, TypedFunc};
+use wasmtime::component::{Component, ComponentExportIndex, Func, HasSelf, InstancePre, Linker, TypedFunc};
 use wasmtime::{Engine, Store};
 
 use super::host::{Level, Refused, State};
@@ -69,10 +69,18 @@ impl Prepared {
         Ok(Self { pre, handle })
     }
 
-    /// Makes an instance and calls it once.
+    /// Makes an instance in a store that has none, and finds what to call.
+    pub(super) fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<Func> {
+        let instance = self.pre.instantiate(&mut *store)?;
+        let handle = instance.get_func(&mut *store, self.handle);
+        handle.ok_or_else(|| wasmtime::Error::msg("the export `handle` is gone"))
+    }
+
+    /// Calls what [`Prepared::instantiate`] of this component found, in the same store.
     pub(super) fn call(
         &self,
         store: &mut Store<State>,
+        handle: Func,
         handling: &Handling,
         event: &Event,
     ) -> wasmtime::Result<Verdict> {
@@ -104,9 +112,6 @@ impl Prepared {
             },
             attributes: &[],
         };
-        let instance = self.pre.instantiate(&mut *store)?;
-        let handle = instance.get_func(&mut *store, self.handle);
-        let handle = handle.ok_or_else(|| wasmtime::Error::msg("the export `handle` is gone"))?;
         // SAFETY: `new` checked the type of this export of this component, which no instance changes; checking it at
         // every call would compare the whole record field by field again.
         let handle: TypedFunc<Arguments<'_>, Results> = unsafe { TypedFunc::new_unchecked(handle) };

@@ -1,12 +1,15 @@
 //! The engine behind all handlers: one pool of instances, sized so that every thread can be inside a guest.
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
 use std::thread::available_parallelism;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
+use super::cache::Cache;
 use super::modules::{Handler, Handling, LoadError, Module, chain, load};
-use super::monitor::Monitor;
+use super::monitor::{Monitor, Watch};
+use super::reuse::Shelves;
 use super::{Ran, Services, Spec, call, limits};
 use crate::event::Event;
 
@@ -20,6 +23,12 @@ pub struct Settings {
     /// Seeds the random numbers of guests, with the delivery. `None` makes one up for this process: a delivery then
     /// runs the same way again on this host until it is started anew.
     pub secret: Option<Secret>,
+    /// Whether a handler will have [`Spec::reuse`]: the pool then has places for instances that wait for their next
+    /// event. Without, every call gets a fresh one.
+    pub reuse: bool,
+    /// The directory where compiled modules are kept for later starts; `None` for nowhere. It is made if it is missing.
+    /// If it cannot be used, one warning says so and every module is compiled.
+    pub code_cache: Option<PathBuf>,
 }
 
 /// Bytes that only the operator knows. Whoever knew them could tell what a guest's random numbers will be. They are
@@ -30,10 +39,12 @@ pub struct Secret(Arc<[u8]>);
 /// Compiles modules and calls handlers.
 pub struct Sandbox {
     pub(super) engine: Engine,
+    cache: Option<Cache>,
     pub(super) monitor: Monitor,
     secret: Secret,
     pub(super) slots: usize,
     max_memory: u64,
+    pub(super) shelves: Arc<Shelves>,
 }
 
 /// What the pool has places for.
@@ -90,7 +101,7 @@ pub enum Error {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { threads: 0, max_memory: limits::MEMORY, secret: None }
+        Self { threads: 0, max_memory: limits::MEMORY, secret: None, reuse: false, code_cache: None }
     }
 }
 
@@ -127,7 +138,7 @@ impl Sandbox {
     ///
     /// If the pool does not fit into the address space.
     pub fn new(settings: &Settings) -> Result<Arc<Self>, Error> {
-        let calls = limits::THREADS.max(cores(settings)) + limits::EXTRA_CALLS;
+        let calls = limits::THREADS.max(cores(settings)) + limits::EXTRA_CALLS + kept(settings);
         Self::with_room(settings, Room { calls, memories: limits::MEMORIES })
     }
 
@@ -151,18 +162,23 @@ impl Sandbox {
             memory: call::mebibytes(max_memory),
             text: chain(&error),
         })?;
+        let cache = settings.code_cache.as_deref().and_then(|path| open(path, &engine, settings.secret.as_ref()));
         let monitor = Monitor::start(engine.clone())?;
+        let shelves = Arc::new(Shelves::new(kept(settings)));
+        let watch: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&shelves) as Arc<dyn Watch>));
+        monitor.watch(watch);
         let secret = settings.secret.clone().unwrap_or_else(Secret::made_up);
-        Ok(Arc::new(Self { engine, monitor, secret, slots, max_memory }))
+        Ok(Arc::new(Self { engine, cache, monitor, secret, slots, max_memory, shelves }))
     }
 
-    /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread.
+    /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread; less if the code cache
+    /// has its code.
     ///
     /// # Errors
     ///
     /// What is wrong with it and what to do.
     pub fn load(&self, wasm: &[u8]) -> Result<Module, LoadError> {
-        load(&self.engine, wasm)
+        load(&self.engine, self.cache.as_ref(), wasm)
     }
 
     /// Joins a module with what it may do.
@@ -181,14 +197,16 @@ impl Sandbox {
             return Err(Error::FirstMemory { name: spec.name, limit, first });
         }
         let secret = self.secret.clone();
+        let shut = Arc::default();
+        let shelf = self.shelves.shelf(spec.reuse, self.slots, &shut);
         let handling = Arc::new(Handling { module: module.clone(), spec, services, secret });
-        Ok(Arc::new(Handler { handling, shut: Arc::default() }))
+        Ok(Arc::new(Handler { handling, shut, shelf }))
     }
 
     /// Calls a handler with one event, on this thread, until it is done or its time is over.
     #[must_use]
     pub fn call(&self, handler: &Handler, event: &Event, attempt: u32, replayed: bool) -> Ran {
-        call::run(self, &handler.handling, &Arc::new(event.clone()), (attempt, replayed), None)
+        call::run(self, &mut handler.hand(), &Arc::new(event.clone()), (attempt, replayed), None)
     }
 }
 
@@ -198,11 +216,22 @@ impl std::fmt::Debug for Sandbox {
     }
 }
 
+/// Instances that may wait for their next event, beside all calls there can be.
+fn kept(settings: &Settings) -> usize {
+    if settings.reuse { limits::KEPT } else { 0 }
+}
+
 fn cores(settings: &Settings) -> usize {
     match settings.threads {
         0 => available_parallelism().map_or(1, usize::from),
         threads => threads,
     }
+}
+
+/// A cache that cannot be used is no reason not to run.
+fn open(path: &Path, engine: &Engine, secret: Option<&Secret>) -> Option<Cache> {
+    let opened = Cache::open(path, engine, secret);
+    opened.map_err(|error| error.tell()).ok()
 }
 
 fn config(room: &Room, max_memory: u64) -> Config {

@@ -15,7 +15,7 @@ mod meter;
 pub(super) use logs::{Level, Stream};
 pub(super) use meter::Meter;
 
-/// Everything that belongs to one call; the data of its store, gone with it.
+/// Everything that belongs to one call: the data of its store. Meter and WASI are the instance's, if that serves another.
 pub(super) struct State {
     pub(super) handling: Arc<Handling>,
     pub(super) event: Arc<Event>,
@@ -80,12 +80,25 @@ impl State {
         }
     }
 
+    /// Goes over to the instance's next call: what belongs to the instance stays, everything else is that call's.
+    pub(super) fn renew(&mut self, next: Self) {
+        let before = std::mem::replace(self, next);
+        self.meter = before.meter;
+        self.wasi = before.wasi.next_call();
+    }
+
+    /// Lets go of what the call was about, while the instance waits for the next.
+    pub(super) fn rest(&mut self, nothing: Arc<Event>) {
+        self.event = nothing;
+        self.waiting = None;
+    }
+
     /// What the call asked for, once it is known to have succeeded.
-    pub(super) fn into_effects(self) -> Effects {
-        let (writes, reads) = self.keys.into_parts();
+    pub(super) fn take_effects(&mut self) -> Effects {
+        let (writes, reads) = std::mem::take(&mut self.keys).into_parts();
         let key_space =
             if writes.is_empty() && reads.is_empty() { String::new() } else { self.handling.spec.name.clone() };
-        Effects { publish: self.published.messages, key_space, writes, reads }
+        Effects { publish: std::mem::take(&mut self.published).messages, key_space, writes, reads }
     }
 
     /// Writes one log line, if the call has lines left.

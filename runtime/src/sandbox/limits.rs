@@ -34,6 +34,21 @@ pub const THREADS: usize = 64;
 /// programs that use this library, and tests.
 pub const EXTRA_CALLS: usize = 16;
 
+/// Instances of all handlers together that may wait for their next event, where handlers have `reuse`. They have pool
+/// slots of their own beside those for calls, so that waiting ones never keep a call out; each keeps its memory.
+pub const KEPT: usize = 64;
+
+/// How long an instance waits for its next event before it is dropped, about. Making one anew takes microseconds to
+/// milliseconds, so that more would only hold memory.
+pub const KEPT_IDLE: Duration = Duration::from_secs(5);
+
+/// How often the host looks for instances that have waited too long, while there are any.
+pub const KEPT_LOOK: Duration = Duration::from_secs(1);
+
+/// Handles that an instance may hold from one event to the next. Runtimes keep a handful for good; more are a leak, and
+/// the instance is dropped long before it meets [`HANDLES`].
+pub const KEPT_HANDLES: usize = 100;
+
 /// Core instances of one component. Plain guests have 3 or 4, the largest language runtimes a few dozen.
 pub const CORE_INSTANCES: u32 = 64;
 
@@ -71,6 +86,12 @@ pub const HANDLES: usize = 1_000;
 
 /// Bytes of a module. The largest components of language runtimes have 20 to 40 MB.
 pub const MODULE_BYTES: usize = 128 << 20;
+
+/// Bytes of the code cache. What was not used for longest goes first. A compiled module has two to five times its bytes.
+pub const CODE_CACHE_BYTES: u64 = 1 << 30;
+
+/// Entries of the code cache: modules, times the versions of them and of this program that were used of late.
+pub const CODE_CACHE_ENTRIES: usize = 1_000;
 
 // === time ===
 

@@ -3,15 +3,18 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentInstance, ComponentItem};
 use wasmtime::component::{Component, InstancePre, Linker};
 
+use super::cache::Cache;
 use super::engine::Secret;
 use super::grants::{Capability, MissingGrant, missing_grants};
 use super::host::State;
+use super::reuse::{Hand, Shelf};
 use super::{Services, Spec, contract_v0_1, limits, wasi};
 
 /// A compiled component that can be called. Cloning shares it.
@@ -24,6 +27,7 @@ struct Compiled {
     contract: Contract,
     digest: String,
     size: usize,
+    cached: bool,
     imports: Vec<String>,
     capabilities: Vec<Capability>,
     /// Pages of the largest memory at its start.
@@ -40,6 +44,7 @@ pub(super) enum Contract {
 pub struct Handler {
     pub(super) handling: Arc<Handling>,
     pub(super) shut: Arc<AtomicBool>,
+    pub(super) shelf: Arc<Shelf>,
 }
 
 pub(super) struct Handling {
@@ -101,10 +106,16 @@ pub enum LoadError {
     Pool(String, &'static str),
 }
 
-/// Loads a component: those bytes are verified, compiled and linked.
-pub(super) fn load(engine: &Engine, wasm: &[u8]) -> Result<Module, LoadError> {
+/// Loads a component: those bytes are verified, compiled and linked. Those that were once before are in the cache.
+pub(super) fn load(engine: &Engine, cache: Option<&Cache>, wasm: &[u8]) -> Result<Module, LoadError> {
     look(wasm)?;
-    let component = Component::from_binary(engine, wasm).map_err(|error| refused(&error))?;
+    let digest: [u8; 32] = Sha256::digest(wasm).into();
+    let found = cache.and_then(|cache| cache.load(engine, &digest));
+    let cached = found.is_some();
+    let component = match found {
+        Some(component) => component,
+        None => compile(engine, wasm)?,
+    };
     let ty = component.component_type();
     let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
     let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
@@ -118,16 +129,27 @@ pub(super) fn load(engine: &Engine, wasm: &[u8]) -> Result<Module, LoadError> {
     let pre = link(engine, &component)?;
     let contract = contract_v0_1::Prepared::new(engine, &component, pre).map_err(|error| broken(&error))?;
     let required = component.resources_required();
+    if let Some(cache) = cache.filter(|_| !cached) {
+        cache.store(&digest, &component);
+    }
     Ok(Module {
         inner: Arc::new(Compiled {
             contract: Contract::V0_1(contract),
-            digest: hex(&Sha256::digest(wasm)),
+            digest: hex(&digest),
             size: wasm.len(),
+            cached,
             capabilities: capabilities(&imports),
             imports,
             first_pages: required.and_then(|required| required.max_initial_memory_size).unwrap_or(0),
         }),
     })
+}
+
+fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, LoadError> {
+    let begun = Instant::now();
+    let component = Component::from_binary(engine, wasm).map_err(|error| refused(&error))?;
+    tracing::debug!(bytes = wasm.len(), took = ?begun.elapsed(), "the module is compiled");
+    Ok(component)
 }
 
 /// Looks at the first bytes, for an error that says what the file is.
@@ -256,6 +278,12 @@ impl Module {
         &self.inner.digest
     }
 
+    /// Whether its code came from the code cache: nothing was compiled then.
+    #[must_use]
+    pub fn is_cached(&self) -> bool {
+        self.inner.cached
+    }
+
     /// Bytes of the component as it was loaded.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -294,8 +322,17 @@ impl std::fmt::Debug for Module {
 
 impl Handler {
     /// While it is shut, jobs that wait for a worker come back as not called; calls that have started end as ever.
+    /// Instances that wait for their next event are dropped.
     pub fn shut(&self, shut: bool) {
         self.shut.store(shut, Ordering::Relaxed);
+        if shut {
+            self.shelf.clear();
+        }
+    }
+
+    /// What a thread calls it with, one event after the other.
+    pub(super) fn hand(&self) -> Hand<'_> {
+        Hand::new(&self.handling, &self.shelf)
     }
 
     pub(super) fn is_shut(&self) -> bool {

@@ -1,10 +1,10 @@
 //! One thread that looks after running calls: it moves the epoch on and tells the workers that time has passed.
-//! While no call runs it sleeps without a time-out: an idle host costs nothing.
+//! While no call runs and nothing is left to look after it sleeps without a time-out: an idle host costs nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::{self, JoinHandle, Thread};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
@@ -13,6 +13,11 @@ use super::limits;
 /// Wants to know every [`limits::TICK`] while calls run.
 pub(super) trait Watch: Send + Sync {
     fn tick(&self, now: Instant);
+
+    /// Told when no call runs and there will be no more ticks: wants to be told again after so long, if at all.
+    fn rest(&self, _now: Instant) -> Option<Duration> {
+        None
+    }
 }
 
 /// The thread's owner: it ends with it.
@@ -111,12 +116,16 @@ impl Shared {
             }
             thread::park_timeout(limits::TICK);
             self.engine.increment_epoch();
-            let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let now = Instant::now();
-            for watch in watches.iter().filter_map(Weak::upgrade) {
+            for watch in self.watches() {
                 watch.tick(now);
             }
         }
+    }
+
+    fn watches(&self) -> impl Iterator<Item = Arc<dyn Watch>> {
+        let watches = self.watches.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        watches.into_iter().filter_map(|watch| watch.upgrade())
     }
 
     /// Sleeps until a call begins; false if one had begun already.
@@ -128,7 +137,11 @@ impl Shared {
             return false;
         }
         while self.asleep.load(Ordering::SeqCst) && !self.ended.load(Ordering::SeqCst) {
-            thread::park();
+            let now = Instant::now();
+            match self.watches().filter_map(|watch| watch.rest(now)).min() {
+                Some(time) => thread::park_timeout(time),
+                None => thread::park(),
+            }
         }
         self.asleep.store(false, Ordering::SeqCst);
         true
@@ -138,7 +151,6 @@ impl Shared {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     #[derive(Default)]
     struct Count(AtomicUsize);

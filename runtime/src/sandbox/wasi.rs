@@ -76,8 +76,10 @@ fn link_resource(target: &mut LinkerInstance<'_, State>, interface: &str, name: 
     match DEFINED_IN.iter().position(|(resource, _)| *resource == name) {
         Some(index) if DEFINED_IN[index].1 == interface => match served::resource(interface, name) {
             Some(ty) => target.resource(name, ty, move |mut store, rep| {
+                let wasi = &mut store.data_mut().wasi;
+                wasi.take_back();
                 if name_is_pollable(ty) {
-                    store.data_mut().wasi.drop_pollable(rep);
+                    wasi.drop_pollable(rep);
                 }
                 Ok(())
             }),

@@ -158,13 +158,15 @@ impl<T: Send + 'static> Shared<T> {
         while let Some(part) = self.next() {
             // One reference for the batch: those who share a handler would slow each other down counting.
             let handler = Arc::clone(&part.handler);
+            let mut hand = handler.hand();
             seat.sit(part, Instant::now());
             while let Some(job) = seat.begin(self.closed.load(Ordering::Relaxed) || handler.is_shut()) {
                 let about = (job.attempt, job.replayed);
                 let waiting = Arc::clone(seat) as Arc<dyn super::host::Waiting>;
-                let ran = super::call::run(&self.sandbox, &handler.handling, &job.event, about, Some(waiting));
+                let ran = super::call::run(&self.sandbox, &mut hand, &job.event, about, Some(waiting));
                 seat.end(&self, Finished { event: job.event, tag: job.tag, ran }, Instant::now());
             }
+            drop(hand);
             seat.stand(&self);
         }
     }
@@ -255,7 +257,7 @@ mod tests {
         let module = sandbox.load(include_bytes!("../../../tests/contract/handler-0.1.0.wasm")).unwrap();
         let handler = |name: &str| {
             let (limits, grants) = (Limits::default(), Grants::default());
-            let spec = Spec { name: name.into(), group: name.into(), max_attempts: 1, limits, grants };
+            let spec = Spec { name: name.into(), group: name.into(), max_attempts: 1, reuse: 0, limits, grants };
             sandbox.handler(&module, spec, Arc::new(Nothing)).unwrap()
         };
         let (a, b) = (handler("a"), handler("b"));

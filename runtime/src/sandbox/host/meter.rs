@@ -4,10 +4,12 @@ use wasmtime::ResourceLimiter;
 
 use crate::sandbox::limits;
 
-/// One call's account of memory. wasmtime's own limiter counts each memory by itself.
+/// One instance's account of memory. wasmtime's own limiter counts each memory by itself.
 pub(in crate::sandbox) struct Meter {
     limit: u64,
     used: u64,
+    /// What it had when it was made, before its first call.
+    first: u64,
     /// What the last growth that was allowed added; taken back if it fails after all.
     last: u64,
     refused: bool,
@@ -17,12 +19,28 @@ pub(in crate::sandbox) struct Meter {
 
 impl Meter {
     pub(in crate::sandbox) fn new(limit: u64) -> Self {
-        Self { limit, used: 0, last: 0, refused: false }
+        Self { limit, used: 0, first: 0, last: 0, refused: false }
     }
 
     /// True once a growth was refused: an abort that follows is for lack of memory.
     pub(in crate::sandbox) fn refused(&self) -> bool {
         self.refused
+    }
+
+    /// The instance is made: what it holds more from here on it took while it was called.
+    pub(in crate::sandbox) fn made(&mut self) {
+        self.first = self.used;
+    }
+
+    /// Whether calls have taken no more than half of what there was for them: another finds at least as much again.
+    pub(in crate::sandbox) fn has_room(&self) -> bool {
+        !self.refused && self.used - self.first <= (self.limit - self.first) / 2
+    }
+
+    /// Bytes that the instance holds.
+    #[cfg(test)]
+    pub(in crate::sandbox) fn used(&self) -> u64 {
+        self.used
     }
 
     fn grow(&mut self, more: u64) -> bool {
@@ -87,6 +105,21 @@ mod tests {
         assert!(meter.refused());
         assert!(meter.table_growing(0, 2_500, None).unwrap(), "40,000 bytes of table fill it up");
         assert!(!meter.table_growing(2_500, 2_501, None).unwrap());
+    }
+
+    #[test]
+    fn an_instance_has_room_until_calls_have_taken_half_of_what_there_was() {
+        let mut meter = Meter::new(100);
+        assert!(meter.memory_growing(0, 60, None).unwrap());
+        meter.made();
+        assert!(meter.memory_growing(60, 80, None).unwrap());
+        assert!(meter.has_room());
+        assert!(meter.memory_growing(80, 81, None).unwrap());
+        assert!(!meter.has_room());
+        let mut meter = Meter::new(100);
+        meter.made();
+        assert!(!meter.memory_growing(0, 101, None).unwrap());
+        assert!(!meter.has_room(), "it was refused memory");
     }
 
     #[test]

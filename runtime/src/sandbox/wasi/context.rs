@@ -7,16 +7,23 @@ use crate::event::Event;
 use crate::sandbox::limits;
 
 /// What WASI shows of the world: the event's time and numbers derived from the delivery.
+///
+/// An instance that serves several events keeps its handles and its monotonic clock, which must not go back; wall clock
+/// and random numbers are each call's own.
 #[derive(Default)]
 pub(in crate::sandbox) struct Context {
     /// Seeded when the first of them is asked for: most calls ask for none.
     random: Option<Random>,
-    /// Nanoseconds since the call began, as the guest sees them.
+    /// Nanoseconds since the instance was made, as the guest sees them.
     clock: u64,
+    /// The same when the call began.
+    began: u64,
     /// When the guest believes that the call began, in nanoseconds since the Unix epoch.
     wall: Option<u64>,
     /// For each pollable the clock at which it is ready; `None` for a free place.
     pollables: Vec<Option<u64>>,
+    /// Resources that the guest holds.
+    handles: usize,
 }
 
 /// SHA-256 of a seed and a counter, block after block.
@@ -30,6 +37,27 @@ struct Random {
 // === impl Context ===
 
 impl Context {
+    /// The same instance's next call.
+    pub(in crate::sandbox) fn next_call(self) -> Self {
+        let Self { clock, pollables, handles, .. } = self;
+        Self { clock, began: clock, pollables, handles, ..Self::default() }
+    }
+
+    /// How many resources the guest holds.
+    pub(in crate::sandbox) fn handles(&self) -> usize {
+        self.handles
+    }
+
+    /// The guest gets a resource.
+    pub(in crate::sandbox) fn hand_out(&mut self) {
+        self.handles += 1;
+    }
+
+    /// The guest has dropped a resource.
+    pub(in crate::sandbox) fn take_back(&mut self) {
+        self.handles = self.handles.saturating_sub(1);
+    }
+
     /// The monotonic clock. Each reading moves it on a little.
     pub(super) fn now(&mut self) -> u64 {
         self.clock = self.clock.saturating_add(u64::from(limits::CLOCK_STEP_NANOS));
@@ -43,7 +71,7 @@ impl Context {
             let time: Option<Timestamp> = event.metadata.time.parse().ok();
             time.and_then(|time| u64::try_from(time.as_nanosecond()).ok()).unwrap_or(0)
         });
-        let nanos = start.saturating_add(self.now());
+        let nanos = start.saturating_add(self.now() - self.began);
         let below = u32::try_from(nanos % 1_000_000_000).unwrap_or(0);
         (nanos / 1_000_000_000, below)
     }
@@ -159,6 +187,23 @@ mod tests {
         context.random(b"s", "g", &here, right);
         assert_eq!(parts, numbers, "one stream, however it is cut");
         assert_ne!(numbers[..8], numbers[32..], "blocks differ");
+    }
+
+    #[test]
+    fn the_next_call_has_a_wall_clock_and_numbers_of_its_own() {
+        let (one, two) = (event("t", "1-0", "2024-05-06T07:08:09.5+00:00"), event("t", "2-0", "1970-01-01T00:00:07Z"));
+        let numbers = random(b"s", "g", &two);
+        let mut context = Context::default();
+        context.random(b"s", "g", &one, &mut [0; 3]);
+        context.wall(&one);
+        let sleep = context.add_sleep(5_000_000);
+        let mut context = context.next_call();
+        let mut again = [0; 40];
+        context.random(b"s", "g", &two, &mut again);
+        assert_eq!(again, numbers);
+        assert_eq!(context.wall(&two), (7, 1_000));
+        assert_eq!(context.now(), 3_000, "the monotonic clock has not gone back");
+        assert!(!context.ready(sleep), "handles are the instance's");
     }
 
     #[test]

@@ -101,9 +101,9 @@ fn process(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<b
 
 fn standard_streams(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
     match name {
-        "get-stdin" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Resource::<InputStream>::new_own(0),)))?,
-        "get-stdout" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Resource::<OutputStream>::new_own(OUT),)))?,
-        "get-stderr" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Resource::<OutputStream>::new_own(ERR),)))?,
+        "get-stdin" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((own::<InputStream>(&mut cx, 0),)))?,
+        "get-stdout" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((own::<OutputStream>(&mut cx, OUT),)))?,
+        "get-stderr" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((own::<OutputStream>(&mut cx, ERR),)))?,
         _ => return Ok(false),
     }
     Ok(true)
@@ -219,10 +219,12 @@ fn monotonic_clock(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::
         "now" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((cx.data_mut().wasi.now(),)))?,
         "resolution" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((u64::from(STEP),)))?,
         "subscribe-instant" => to.func_wrap(name, |mut cx: Cx<'_>, (at,): (u64,)| {
-            Ok((Resource::<Pollable>::new_own(cx.data_mut().wasi.add_pollable(at)),))
+            let place = cx.data_mut().wasi.add_pollable(at);
+            Ok((own::<Pollable>(&mut cx, place),))
         })?,
         "subscribe-duration" => to.func_wrap(name, |mut cx: Cx<'_>, (nanos,): (u64,)| {
-            Ok((Resource::<Pollable>::new_own(cx.data_mut().wasi.add_sleep(nanos)),))
+            let place = cx.data_mut().wasi.add_sleep(nanos);
+            Ok((own::<Pollable>(&mut cx, place),))
         })?,
         _ => return Ok(false),
     }
@@ -260,14 +262,21 @@ fn outside(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<b
             to.func_wrap(name, |_: Cx<'_>, ()| Ok((Vec::<(Resource<Descriptor>, String)>::new(),)))?;
         }
         // Whoever holds it can do nothing: every function that takes it refuses.
-        "instance-network" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Resource::<Network>::new_own(0),)))?,
+        "instance-network" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((own::<Network>(&mut cx, 0),)))?,
         _ => return Ok(false),
     }
     Ok(true)
 }
 
+/// A resource for the guest to keep: each is counted.
+fn own<T>(cx: &mut Cx<'_>, rep: u32) -> Resource<T> {
+    cx.data_mut().wasi.hand_out();
+    Resource::new_own(rep)
+}
+
 fn ready_now(cx: &mut Cx<'_>) -> Resource<Pollable> {
-    Resource::new_own(cx.data_mut().wasi.add_pollable(0))
+    let place = cx.data_mut().wasi.add_pollable(0);
+    own(cx, place)
 }
 
 fn print(cx: &mut Cx<'_>, out: &Resource<OutputStream>, bytes: &[u8]) {
