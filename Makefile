@@ -74,6 +74,11 @@ bench: setup ## Measure events per second beside a bare loop and the Python cons
 	cargo build --release --package sandbar --package sandbar-bench
 	SANDBAR_BIN=$(target)/release/sandbar $(target)/release/sandbar-bench --into README.md
 
+.PHONY: bench-soak
+bench-soak: setup ## Watch the memory of a host under load for an hour
+	cargo build --release --package sandbar --package sandbar-bench
+	SANDBAR_BIN=$(target)/release/sandbar $(target)/release/sandbar-bench --rounds 1 --only-figures --figures soak --soak-minutes 60
+
 # SOAK_SEEDS=1000 runs more, SOAK_FROM=300 others.
 .PHONY: soak
 soak: export SOAK_SEEDS ?= 300

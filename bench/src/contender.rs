@@ -105,6 +105,26 @@ impl Paths {
             python: env::var_os("SANDBAR_PYTHON"),
         })
     }
+
+    /// The repository.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The host's binary.
+    pub(crate) fn sandbar(&self) -> Result<&Path> {
+        self.sandbar.as_deref().map(Path::new).context("SANDBAR_BIN is not set: run `make bench`")
+    }
+
+    /// The directory of the built guests.
+    pub(crate) fn guests(&self) -> Result<&Path> {
+        self.guests.as_deref().map(Path::new).context("SANDBAR_GUESTS is not set: run `make bench`")
+    }
+
+    /// The interpreter that has the Python event bus.
+    pub(crate) fn python(&self) -> Result<&Path> {
+        self.python.as_deref().map(Path::new).context("SANDBAR_PYTHON is not set: run `make bench`")
+    }
 }
 
 // === impl Running ===
@@ -208,9 +228,8 @@ fn ids(reply: Value) -> Option<Vec<Vec<u8>>> {
 }
 
 fn noop(paths: &Paths, stream: &Stream<'_>, group: &str) -> Result<Running> {
-    let sandbar = paths.sandbar.as_ref().context("SANDBAR_BIN is not set: run `make bench`")?;
-    let guests = paths.guests.as_ref().context("SANDBAR_GUESTS is not set: run `make bench`")?;
-    let module = Path::new(guests).join("noop.wasm");
+    let sandbar = paths.sandbar()?;
+    let module = paths.guests()?.join("noop.wasm");
     ensure!(module.exists(), "{} is missing: run `make guests`", module.display());
 
     let dir = tempfile::tempdir()?;
@@ -228,9 +247,8 @@ fn noop(paths: &Paths, stream: &Stream<'_>, group: &str) -> Result<Running> {
 }
 
 fn python(paths: &Paths, stream: &Stream<'_>, group: &str) -> Result<Running> {
-    let python = paths.python.as_ref().context("SANDBAR_PYTHON is not set: run `make bench`")?;
     Running::start(
-        Command::new(python)
+        Command::new(paths.python()?)
             .arg(paths.root.join("tests/peers/consume.py"))
             .args(["--url", &stream.server.url(), "--prefix", PREFIX, "--topic", TOPIC, "--group", group])
             .args(["--quiet", "--seconds", "120"]),

@@ -11,13 +11,16 @@ use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 
 mod contender;
+mod figures;
 mod native;
 mod report;
+mod sample;
 mod server;
 mod stream;
 
 use contender::{Contender, Paths};
 use report::Summary;
+use sample::Sample;
 use server::Server;
 use stream::Stream;
 
@@ -43,12 +46,24 @@ struct Options {
     /// A document between whose marks the table is put.
     #[arg(long)]
     into: Option<PathBuf>,
+    #[command(flatten)]
+    figures: figures::Options,
 }
 
 fn main() -> Result<()> {
     let options = Options::parse();
     ensure!(options.rounds > 0 && !options.only.is_empty(), "there is nothing to measure");
     let paths = Paths::from_env(root())?;
+    for round in 0..options.rounds {
+        for figure in options.figures.chosen() {
+            for Sample { name, what, unit, value } in options.figures.measure(*figure, &paths)? {
+                eprintln!("round {}: {name:<26} {value:>12.1} {unit} ({what})", round + 1);
+            }
+        }
+    }
+    if options.figures.only_figures {
+        return Ok(());
+    }
 
     let server = Server::start()?;
     let stream = Stream::fill(&server, &options.vector, options.events)?;
