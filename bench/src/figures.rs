@@ -68,6 +68,13 @@ pub(crate) enum Figure {
     Soak,
 }
 
+/// The ratios of one round, as far as both sides are among the samples.
+pub(crate) fn ratios(samples: &[Sample]) -> Vec<(&'static str, f64)> {
+    let value = |name: &str| samples.iter().find(|sample| sample.name == name).map(|sample| sample.value);
+    let ratio = |(name, over, under)| Some((name, value(over)? / value(under)?));
+    RATIOS.into_iter().filter_map(ratio).collect()
+}
+
 // === impl Options ===
 
 impl Options {
@@ -102,5 +109,17 @@ impl fmt::Display for Figure {
             Self::Growth => "growth",
             Self::Soak => "soak",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ratio_needs_both_sides() {
+        let sample = |name: &str, value: f64| Sample::new(name, "", "events/s", value);
+        let samples = [sample("publish", 60.0), sample("raw_sqlite", 4.0), sample("publish_python", 3.0)];
+        assert_eq!(ratios(&samples), [("publish/python", 20.0)]);
     }
 }

@@ -55,10 +55,16 @@ fn main() -> Result<()> {
     ensure!(options.rounds > 0 && !options.only.is_empty(), "there is nothing to measure");
     let paths = Paths::from_env(root())?;
     for round in 0..options.rounds {
+        let mut samples = Vec::new();
         for figure in options.figures.chosen() {
-            for Sample { name, what, unit, value } in options.figures.measure(*figure, &paths)? {
+            for sample in options.figures.measure(*figure, &paths)? {
+                let Sample { name, what, unit, value } = &sample;
                 eprintln!("round {}: {name:<26} {value:>12.1} {unit} ({what})", round + 1);
+                samples.push(sample);
             }
+        }
+        for (name, ratio) in figures::ratios(&samples) {
+            eprintln!("round {}: {name:<26} {ratio:>12.2}", round + 1);
         }
     }
     if options.figures.only_figures {

@@ -62,7 +62,8 @@ impl Event {
         let decoder = Decoder::load(&settings).map_err(|errors| anyhow!("{errors:?}"))?;
 
         let mut document = vector.event_data_avro_json;
-        let log = document.get_mut("tracking_log").and_then(Value::as_object_mut).context("a vector without its data")?;
+        let log =
+            document.get_mut("tracking_log").and_then(Value::as_object_mut).context("a vector without its data")?;
         let payload = fit(log, size, |log| {
             let document = Value::from(Map::from_iter([("tracking_log".to_owned(), Value::from(log.clone()))]));
             Ok(decoder.to_avro(&vector.event_type, &document.to_string())?)

@@ -154,7 +154,8 @@ mod tests {
 
     #[test]
     fn the_share_of_memory_is_read() {
-        let rollup = "55d0-7ffd ---p 00000000 00:00 0    [rollup]\nRss:        9120 kB\nPss:        4321 kB\nPss_Dirty: 1 kB\n";
+        let rollup =
+            "55d0-7ffd ---p 00000000 00:00 0    [rollup]\nRss:        9120 kB\nPss:        4321 kB\nPss_Dirty: 1 kB\n";
         assert_eq!(proportional(rollup).unwrap(), 4321.0);
         assert!(proportional("Rss: 1 kB\n").is_err());
     }
