@@ -96,6 +96,11 @@ bench-count: cc redis counters ## Count what an event costs; fails if it grew. U
 	cargo build --workspace --all-targets
 	$(target)/debug/sandbar-costs $(if $(filter-out 0,$(UPDATE)),--update)
 
+.PHONY: bench-soak
+bench-soak: setup ## Watch the memory of a host under load for an hour
+	cargo build --release --package sandbar --package sandbar-bench
+	SANDBAR_BIN=$(target)/release/sandbar $(target)/release/sandbar-bench --rounds 1 --only-figures --figures soak --soak-minutes 60
+
 # SOAK_SEEDS=1000 runs more, SOAK_FROM=300 others.
 .PHONY: soak
 soak: export SOAK_SEEDS ?= 300

@@ -15,6 +15,7 @@ mod calls;
 mod contender;
 mod drain;
 mod event;
+mod figures;
 mod host;
 mod latency;
 mod native;
@@ -31,6 +32,7 @@ mod workload;
 use contender::Contender;
 use paths::Paths;
 use report::Summary;
+use sample::Sample;
 use server::Server;
 use workload::Workload;
 
@@ -58,6 +60,8 @@ struct Options {
     /// A document between whose marks the tables are put. The plots that it shows go to bench/plots beside it.
     #[arg(long)]
     into: Option<PathBuf>,
+    #[command(flatten)]
+    figures: figures::Options,
 }
 
 /// What all workloads need.
@@ -82,9 +86,20 @@ fn main() -> Result<()> {
         _ => Workload::value_variants().to_vec(),
     };
 
-    let mut summary = Summary::new(machine(&server)?, workload::RATIOS.to_vec());
-    for workload in workloads {
-        workload.run(&bench, &mut summary)?;
+    let mut summary = Summary::new(machine(&server)?, [&workload::RATIOS[..], &figures::RATIOS[..]].concat());
+    if !options.figures.only_figures {
+        for workload in workloads {
+            workload.run(&bench, &mut summary)?;
+        }
+    }
+    for round in 0..options.rounds {
+        for figure in options.figures.chosen() {
+            for sample in options.figures.measure(*figure, &paths)? {
+                let Sample { name, what, unit, value } = &sample;
+                eprintln!("round {}: {name:<26} {value:>12.1} {unit} ({what})", round + 1);
+                summary.add(round, sample);
+            }
+        }
     }
     summary.write(&options.out)?;
     if let Some(document) = &options.into {

@@ -9,8 +9,12 @@ mod observe;
 mod placing;
 pub mod replay;
 mod services;
+#[cfg(test)]
+mod tests;
 
-use std::path::PathBuf;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +31,7 @@ use crate::bus::{self, Bus, Subscription};
 use crate::config::{Config, HandlerConfig};
 use crate::decode::{self, Decoder};
 use crate::dispatch::Order;
-use crate::sandbox::{self, Sandbox, Workers};
+use crate::sandbox::{self, Module, Sandbox, Workers};
 use crate::settle::Breaker;
 use crate::wire;
 
@@ -261,6 +265,8 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
     let reuse = config.handlers.iter().any(|handler| handler.spec.reuse > 1);
     let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse, code_cache })?;
     let mut prepared = Vec::new();
+    // Handlers that name one file share what it was compiled to.
+    let mut modules: HashMap<&PathBuf, Module> = HashMap::new();
     for handler in &config.handlers {
         let name = &handler.spec.name;
         if handler.order != Order::None && !bus.guarantees().ordered_groups {
@@ -269,17 +275,10 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
         for weaker in bus.prepare(&handler.needs())? {
             tracing::warn!(handler = name, "{weaker}");
         }
-        let path = &handler.module;
-        let wasm = std::fs::read(path).map_err(|source| Error::Unreadable {
-            handler: name.clone(),
-            path: path.clone(),
-            source,
-        })?;
-        let module = sandbox.load(&wasm).map_err(|source| Error::Module {
-            handler: name.clone(),
-            path: path.clone(),
-            source,
-        })?;
+        let module = match modules.entry(&handler.module) {
+            Entry::Occupied(loaded) => loaded.get().clone(),
+            Entry::Vacant(place) => place.insert(load_module(&sandbox, name, &handler.module)?).clone(),
+        };
         let services = services::HandlerServices::new(config, handler, Arc::clone(bus), Arc::clone(decoder));
         let ready = sandbox
             .handler(&module, handler.spec.clone(), Arc::new(services))
@@ -291,6 +290,18 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
         prepared.push(ready);
     }
     Ok(Loaded { sandbox, prepared })
+}
+
+fn load_module(sandbox: &Sandbox, handler: &str, path: &Path) -> Result<Module, Error> {
+    let named = || (handler.to_owned(), path.to_owned());
+    let wasm = std::fs::read(path).map_err(|source| {
+        let (handler, path) = named();
+        Error::Unreadable { handler, path, source }
+    })?;
+    sandbox.load(&wasm).map_err(|source| {
+        let (handler, path) = named();
+        Error::Module { handler, path, source }
+    })
 }
 
 fn list(errors: &[decode::SchemaError]) -> String {

@@ -60,7 +60,7 @@ def build(value, kind):
     return value
 
 
-def send(event):
+def send(event, repeat=1):
     from openedx_events.data import EventsMetadata
     from openedx_events.event_bus import get_producer
     from openedx_events.event_bus.avro.serializer import AvroSignalSerializer
@@ -76,12 +76,13 @@ def send(event):
     except Exception as error:  # the library raises no narrower type
         raise Unsupported(str(error)) from error
 
-    get_producer().send(
-        signal=event_signal,
-        topic=event["topic"],
-        event_key_field=event["key_field"],
-        event_data={name: build(event["data"][name], kind) for name, kind in event_signal.init_data.items()},
-        event_metadata=EventsMetadata(
+    producer = get_producer()
+    arguments = {
+        "signal": event_signal,
+        "topic": event["topic"],
+        "event_key_field": event["key_field"],
+        "event_data": {name: build(event["data"][name], kind) for name, kind in event_signal.init_data.items()},
+        "event_metadata": EventsMetadata(
             event_type=event_type,
             id=UUID(metadata["id"]),
             minorversion=metadata.get("minorversion", 0),
@@ -90,13 +91,16 @@ def send(event):
             time=datetime.fromisoformat(metadata["time"]),
             sourcelib=tuple(metadata["sourcelib"]),
         ),
-    )
+    }
+    for _ in range(repeat):
+        producer.send(**arguments)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", required=True, help="of the Redis server")
     parser.add_argument("--prefix", default="", help="put before every topic, with a dash")
+    parser.add_argument("--repeat", type=int, default=1, help="send each event so many times; for measuring")
     parser.add_argument("--seconds", type=int, default=60, help="end after this time in any case")
     options = parser.parse_args()
 
@@ -109,7 +113,7 @@ def main():
     for line in sys.stdin:
         event = json.loads(line)
         try:
-            send(event)
+            send(event, options.repeat)
         except Unsupported as error:
             peer.say({"event_type": event["event_type"], "unsupported": str(error)})
             continue

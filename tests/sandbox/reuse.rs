@@ -206,7 +206,7 @@ fn on_worker_threads_too_an_instance_serves_so_many_and_no_more() {
     let workers = Workers::start(Arc::clone(&sandbox().0));
     let (done, mut chunks) = mpsc::unbounded_channel();
     let jobs = |tags: std::ops::Range<u32>| {
-        tags.map(|tag| Job { event: event("static", &[]), attempt: 1, replayed: false, tag }).collect::<Vec<_>>()
+        tags.map(|tag| Job { event: event("static", &[]).into(), attempt: 1, replayed: false, tag }).collect::<Vec<_>>()
     };
     for start in (0..EVENTS).step_by(100) {
         workers.submit(Arc::clone(&handler), jobs(start..start + 100), done.clone());

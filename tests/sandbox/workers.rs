@@ -75,7 +75,7 @@ impl Drop for Host {
 }
 
 fn job(tag: usize, kind: &str, arguments: &[(&str, &str)]) -> Job<usize> {
-    Job { event: event(kind, arguments), attempt: 1, replayed: false, tag }
+    Job { event: event(kind, arguments).into(), attempt: 1, replayed: false, tag }
 }
 
 fn done(finished: &Finished<usize>) -> bool {

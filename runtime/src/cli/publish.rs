@@ -1,8 +1,9 @@
 //! `sandbar publish`: JSON documents, or raw bytes, onto the bus.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use sandbar::decode::{self, Decoder};
 use sandbar::event::{Encoding, Envelope, Metadata, Outgoing, Position};
 use sandbar::wire;
 use serde_json::json;
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::documents::{self, Document};
@@ -58,6 +60,9 @@ const ALLOWED_HEADERS: [&str; 3] = ["sourcehost", "sourcelib", "minorversion"];
 const AVRO: &str = "application/avro";
 const JSON: &str = "application/json";
 
+/// Batches that wait while another is sent: reading and encoding go on beside the bus, and no further than this.
+const AHEAD: usize = 2;
+
 /// One event, ready to go.
 struct Ready {
     id: String,
@@ -65,53 +70,62 @@ struct Ready {
     outgoing: Outgoing,
 }
 
-struct Publisher<'a> {
-    args: &'a Args,
-    config: &'a Config,
+/// Events that are sent together.
+#[derive(Default)]
+struct Batch {
+    /// Id and type of each.
+    names: Vec<(String, String)>,
+    outgoing: Vec<Outgoing>,
+}
+
+/// Makes messages of documents.
+struct Preparer {
+    args: Arc<Args>,
+    config: Config,
     /// `None` for raw bytes, which need no schema.
     decoder: Option<Decoder>,
     identity: wire::Identity,
-    bus: Option<std::sync::Arc<dyn Bus>>,
+}
+
+/// Puts messages on the bus and tells where they lie.
+struct Publisher {
+    args: Arc<Args>,
+    bus: Option<Arc<dyn Bus>>,
     progress: ProgressBar,
     published: usize,
 }
 
+/// The next batch, or what is wrong with which document.
+type Prepared = Result<Batch, (usize, anyhow::Error)>;
+
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let config = args.config.load()?;
     let mut input = args.input()?;
+    let args = Arc::new(args);
+    let decoder = if args.raw { None } else { Some(decoder(&config)?) };
     let mut publisher = Publisher {
-        decoder: if args.raw { None } else { Some(decoder(&config)?) },
-        identity: config.identity(),
         bus: if args.dry_run { None } else { Some(open(&config).await?) },
         progress: out::progress(if args.dry_run { "checking" } else { "publishing" }, None),
-        args: &args,
-        config: &config,
+        args: Arc::clone(&args),
         published: 0,
     };
-    let mut batch = Vec::new();
+    let preparer = Preparer { identity: config.identity(), args: Arc::clone(&args), config, decoder };
     if args.raw {
         let mut payload = Vec::new();
         input.read_to_end(&mut payload)?;
-        batch.push(publisher.ready(Document::default(), Some(payload)).map_err(Failure::usage)?);
+        let ready = preparer.ready(Document::default(), Some(payload)).map_err(Failure::usage)?;
+        publisher.send(Batch::from_iter([ready])).await?;
     } else {
-        for (index, document) in documents::read(input).enumerate() {
-            let ready = document.context("cannot be read").and_then(|document| publisher.ready(document, None));
-            match ready {
-                Ok(ready) => batch.push(ready),
-                Err(error) => {
-                    publisher.progress.finish_and_clear();
-                    let before = publisher.published;
-                    let told =
-                        if before > 0 { format!(" ({before} events before it are published)") } else { String::new() };
-                    return Err(Failure::usage(error.context(format!("document {}{told}", index + 1))));
-                }
-            }
-            if batch.len() == BATCH {
-                publisher.send(std::mem::take(&mut batch)).await?;
+        let (batches, mut prepared) = mpsc::channel(AHEAD);
+        let preparing = tokio::task::spawn_blocking(move || preparer.prepare(input, &batches));
+        while let Some(batch) = prepared.recv().await {
+            match batch {
+                Ok(batch) => publisher.send(batch).await?,
+                Err((number, error)) => return Err(publisher.refused(number, error)),
             }
         }
+        preparing.await.map_err(Failure::unexpected)?;
     }
-    publisher.send(batch).await?;
     publisher.progress.finish_and_clear();
     if publisher.published == 0 {
         return Err(Failure::usage(anyhow!("there is no document in the input")));
@@ -125,39 +139,69 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
 /// Reads, checks and encodes a file of events without publishing them.
 pub(super) fn prepare(config: &Config, file: &Path) -> Result<Vec<Outgoing>, Failure> {
     let args = Args { file: Some(file.to_owned()), dry_run: true, ..Args::default() };
-    let publisher = Publisher {
+    let input = args.input()?;
+    let preparer = Preparer {
+        args: Arc::new(args),
         decoder: Some(decoder(config)?),
         identity: config.identity(),
-        bus: None,
-        progress: ProgressBar::hidden(),
-        args: &args,
-        config,
-        published: 0,
+        config: config.clone(),
     };
-    let ready = |(index, document): (usize, Result<Document, serde_json::Error>)| {
-        let ready = document.context("cannot be read").and_then(|document| publisher.ready(document, None));
+    let ready = |(index, document): (usize, Result<Document, documents::Error>)| {
+        let ready = document.context("cannot be read").and_then(|document| preparer.ready(document, None));
         ready.map(|ready| ready.outgoing).with_context(|| format!("document {}", index + 1)).map_err(Failure::usage)
     };
-    documents::read(args.input()?).enumerate().map(ready).collect()
+    documents::read(input).enumerate().map(ready).collect()
 }
 
 // === impl Args ===
 
 impl Args {
-    fn input(&self) -> Result<Box<dyn BufRead>, Failure> {
+    fn input(&self) -> Result<Box<dyn Read + Send>, Failure> {
         match &self.file {
             Some(path) if path.as_os_str() != "-" => {
                 let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()));
-                Ok(Box::new(BufReader::new(file.map_err(Failure::usage)?)))
+                Ok(Box::new(file.map_err(Failure::usage)?))
             }
-            _ => Ok(Box::new(io::stdin().lock())),
+            _ => Ok(Box::new(io::stdin())),
         }
     }
 }
 
-// === impl Publisher ===
+// === impl Batch ===
 
-impl Publisher<'_> {
+impl FromIterator<Ready> for Batch {
+    fn from_iter<I: IntoIterator<Item = Ready>>(all: I) -> Self {
+        let mut batch = Self::default();
+        for Ready { id, kind, outgoing } in all {
+            batch.names.push((id, kind));
+            batch.outgoing.push(outgoing);
+        }
+        batch
+    }
+}
+
+// === impl Preparer ===
+
+impl Preparer {
+    /// Reads all documents and passes them on in batches, until one cannot be used or nobody takes them any more. It
+    /// blocks.
+    fn prepare(&self, input: impl Read, batches: &mpsc::Sender<Prepared>) {
+        let mut documents = documents::read(input).enumerate();
+        loop {
+            let mut batch = Vec::with_capacity(BATCH);
+            for (index, document) in documents.by_ref().take(BATCH) {
+                match document.context("cannot be read").and_then(|document| self.ready(document, None)) {
+                    Ok(ready) => batch.push(ready),
+                    Err(error) => return drop(batches.blocking_send(Err((index + 1, error)))),
+                }
+            }
+            let is_last = batch.len() < BATCH;
+            if batches.blocking_send(Ok(batch.into_iter().collect())).is_err() || is_last {
+                return;
+            }
+        }
+    }
+
     /// Checks, encodes and signs one event.
     fn ready(&self, document: Document, raw: Option<Vec<u8>>) -> anyhow::Result<Ready> {
         let topic = document.topic.or_else(|| self.args.topic.clone()).context("it has no topic: give --topic")?;
@@ -201,26 +245,39 @@ impl Publisher<'_> {
         let fields = self.config.profile.write(&envelope, &self.identity);
         Ok(Ready { id, kind, outgoing: Outgoing { topic: topic.into(), fields } })
     }
+}
+
+// === impl Publisher ===
+
+impl Publisher {
+    /// What is said of a document that cannot be published.
+    fn refused(&self, number: usize, error: anyhow::Error) -> Failure {
+        self.progress.finish_and_clear();
+        let before = self.published;
+        let told = if before > 0 { format!(" ({before} events before it are published)") } else { String::new() };
+        Failure::usage(error.context(format!("document {number}{told}")))
+    }
 
     /// Publishes a batch and prints where each event lies.
-    async fn send(&mut self, batch: Vec<Ready>) -> Result<(), Failure> {
-        let outgoing: Vec<Outgoing> = batch.iter().map(|ready| ready.outgoing.clone()).collect();
+    async fn send(&mut self, batch: Batch) -> Result<(), Failure> {
+        let Batch { names, outgoing } = batch;
         let published = match &self.bus {
             Some(bus) if !outgoing.is_empty() => Some(bus.publish(&outgoing).await?),
             _ => None,
         };
         let at = |index: usize| published.as_ref().map(|published| (&published.positions[index], published.durability));
-        let lines: String = batch.iter().enumerate().map(|(index, ready)| self.line(ready, at(index))).collect();
+        let lines = names.iter().zip(&outgoing).enumerate();
+        let lines: String =
+            lines.map(|(index, (name, outgoing))| self.line(name, &outgoing.topic, at(index))).collect();
         // Once per batch: each time the bar is drawn anew.
         self.progress.suspend(|| out::bytes(lines.as_bytes()))?;
-        self.published += batch.len();
-        self.progress.inc(batch.len() as u64);
+        self.published += names.len();
+        self.progress.inc(names.len() as u64);
         Ok(())
     }
 
     /// What is printed of one event.
-    fn line(&self, ready: &Ready, published: Option<(&Position, Durability)>) -> String {
-        let topic = &*ready.outgoing.topic;
+    fn line(&self, (id, kind): &(String, String), topic: &str, published: Option<(&Position, Durability)>) -> String {
         let position = published.map(|(position, _)| position.as_str());
         if self.args.json {
             // As the configuration writes it.
@@ -229,8 +286,8 @@ impl Publisher<'_> {
                 other => json!(other.to_string()),
             });
             let document = json!({
-                "id": ready.id,
-                "type": ready.kind,
+                "id": id,
+                "type": kind,
                 "topic": topic,
                 "position": position,
                 "durability": durability,
@@ -238,7 +295,7 @@ impl Publisher<'_> {
             return format!("{document}\n");
         }
         let durability = published.map_or_else(|| "-".to_owned(), |(_, durability)| durability.to_string());
-        format!("{} {} {} {durability}\n", ready.id, out::clean(topic), position.unwrap_or("-"))
+        format!("{id} {} {} {durability}\n", out::clean(topic), position.unwrap_or("-"))
     }
 }
 
