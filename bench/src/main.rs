@@ -120,12 +120,7 @@ impl Bench<'_> {
             Contender::Watermill => self.paths.watermill().inspect_err(|why| self.leave_out(contender, why)).is_ok(),
             _ => true,
         };
-        let mut chosen: Vec<Contender> = contenders.iter().copied().filter(wanted).collect();
-        // Who is in no list by default.
-        if contenders.contains(&Contender::NoopFresh) && self.only.contains(&Contender::NoopReuse) {
-            chosen.push(Contender::NoopReuse);
-        }
-        chosen
+        contenders.iter().copied().filter(wanted).collect()
     }
 
     /// Tells the one who waits how it goes.

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::contender::Contender::{
-    self, Bare, CpuFresh, CpuNative, Native, NoopFresh, Python, Smallest, Watermill, XapiFresh, XapiPython,
+    self, Bare, CpuFresh, CpuNative, Native, NoopFresh, NoopReuse, Python, Smallest, Watermill, XapiFresh, XapiPython,
 };
 use crate::drain::Drain;
 use crate::event::Event;
@@ -93,8 +93,7 @@ impl Workload {
     fn drain(self, events: u64) -> Option<Drain> {
         let many = events.div_ceil(MANY as u64);
         let contenders: &[Contender] = match self {
-            // Not yet NoopReuse: the host knows no such setting.
-            Self::Noop => &[Smallest, Bare, Native, NoopFresh, Watermill, Python],
+            Self::Noop => &[Smallest, Bare, Native, NoopFresh, NoopReuse, Watermill, Python],
             Self::Xapi => &[XapiFresh, XapiPython],
             Self::Cpu => &[CpuNative, CpuFresh],
             Self::Small | Self::Large => &[Smallest, Bare, Native, NoopFresh],

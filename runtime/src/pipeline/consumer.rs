@@ -37,9 +37,9 @@ mod tests;
 
 pub(super) use gate::Gate;
 
-/// Events handed to the worker threads together at most: a hand-off costs more than a call, but the other workers must
-/// get their share of one read.
-const BATCH: usize = 64;
+/// Events handed to the worker threads together at most: a hand-off costs more than a call, but nobody may wait for the
+/// whole of a large read to be decoded.
+const BATCH: usize = 32;
 
 /// How soon a job is offered to the workers again after trouble of the host's own.
 const AGAIN: Duration = Duration::from_millis(50);

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::{Consumer, Ticket, Unsettled};
+use super::{BATCH, Consumer, Ticket, Unsettled};
 use crate::bus::{Delivery, Fetched, Origin, Slice, Turnover, Waiting};
 use crate::dispatch::{self, Order};
 use crate::event::{Effects, Settlement, Topic, code};
@@ -15,7 +15,14 @@ impl Consumer {
     pub(super) fn fetched(&mut self, fetched: Fetched) {
         match fetched {
             Fetched::Deliveries(deliveries) => {
-                let jobs = deliveries.into_iter().filter_map(|delivery| self.admit(delivery)).collect();
+                // The workers begin with the first while the rest is decoded.
+                let mut jobs = Vec::with_capacity(BATCH);
+                for delivery in deliveries {
+                    jobs.extend(self.admit(delivery));
+                    if jobs.len() == BATCH {
+                        self.submit(std::mem::replace(&mut jobs, Vec::with_capacity(BATCH)));
+                    }
+                }
                 self.submit(jobs);
             }
             Fetched::Turnover(turnover) => self.turn_over(turnover),
