@@ -250,17 +250,18 @@ mod tests {
         }
     }
 
+    fn handler(sandbox: &Arc<Sandbox>, name: &str) -> Arc<Handler> {
+        let module = sandbox.load(include_bytes!("../../../tests/contract/handler-0.1.0.wasm")).unwrap();
+        let (limits, grants) = (Limits::default(), Grants::default());
+        let spec = Spec { name: name.into(), group: name.into(), max_attempts: 1, reuse: 0, limits, grants };
+        sandbox.handler(&module, spec, Arc::new(Nothing)).unwrap()
+    }
+
     /// The first job of a batch of handler `a` ends so long after the batch was taken, while `b` has work or has none.
     /// Answers how many jobs the batch has left.
     fn left_of_a_batch(after: std::time::Duration, others: bool) -> usize {
         let sandbox = Sandbox::new(&Settings { threads: 1, ..Settings::default() }).unwrap();
-        let module = sandbox.load(include_bytes!("../../../tests/contract/handler-0.1.0.wasm")).unwrap();
-        let handler = |name: &str| {
-            let (limits, grants) = (Limits::default(), Grants::default());
-            let spec = Spec { name: name.into(), group: name.into(), max_attempts: 1, reuse: 0, limits, grants };
-            sandbox.handler(&module, spec, Arc::new(Nothing)).unwrap()
-        };
-        let (a, b) = (handler("a"), handler("b"));
+        let (a, b) = (handler(&sandbox, "a"), handler(&sandbox, "b"));
         let shared = Arc::new(Shared::new(sandbox));
         // As if all threads there may be were at work: none is started.
         shared.lock().threads = limits::THREADS;
@@ -281,6 +282,27 @@ mod tests {
             left += 1;
         }
         left
+    }
+
+    #[test]
+    fn a_thread_that_ends_its_batch_starts_no_other_for_what_it_will_take_itself() {
+        let sandbox = Sandbox::new(&Settings { threads: 1, ..Settings::default() }).unwrap();
+        let handler = handler(&sandbox, "a");
+        let shared = Arc::new(Shared::new(sandbox));
+        // This one is the only one, and at work.
+        shared.lock().threads = 1;
+        let seat = Seat::new(Arc::downgrade(&shared));
+        for part in [part(&handler, 0..16).0, part(&handler, 16..32).0] {
+            shared.lock().push(part);
+        }
+        seat.sit(shared.next().unwrap(), Instant::now());
+        while let Some(job) = seat.begin(false) {
+            let ran = Ran::NotCalled(String::new());
+            seat.end(&shared, Finished { event: job.event, tag: job.tag, ran }, Instant::now());
+        }
+        seat.stand(&shared);
+        assert_eq!(shared.lock().threads, 1);
+        assert!(shared.next().is_some(), "there was work for another");
     }
 
     #[test]

@@ -85,14 +85,13 @@ impl<T: Send + 'static> Seat<T> {
         }
     }
 
-    /// The batch is over.
+    /// The batch is over. Nobody is woken for the slot that is free now: the caller looks for work itself.
     pub(super) fn stand(&self, shared: &Arc<Shared<T>>) {
         let Some(mut batch) = self.lock().take() else { return };
         batch.send();
         let mut queues = shared.lock();
         batch.give_up(&mut queues, true);
         queues.leave(Id::of(&batch.handler));
-        shared.changed(&mut queues);
     }
 
     /// The monitor looks in: nothing finished waits for a slow call, and no slow call keeps its slot.
