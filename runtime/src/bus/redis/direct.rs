@@ -17,10 +17,11 @@ use super::errors;
 use super::frame::{Frame, Malformed, Progress, Scan};
 use super::url::Target;
 
-/// Room for what one read of the socket brings: most answers to a read of a few hundred entries.
-const ROOM: usize = 256 << 10;
-/// A buffer that has grown beyond this for one answer is not kept for the next.
-const KEPT: usize = 4 << 20;
+/// Room there is at least before the socket is read. Little: each handler has a buffer, and most of a thousand are idle. It
+/// doubles while an answer needs more.
+const ROOM: usize = 8 << 10;
+/// A buffer that has grown for an answer larger than this is not kept for the next.
+const KEPT: usize = 1 << 20;
 
 /// A connection without TLS.
 pub(super) struct Direct {
@@ -55,7 +56,7 @@ impl Direct {
             Ok(Err(error)) => return Err(lost(target, &error.to_string())),
             Err(_) => return Err(errors::unconnected(target)),
         };
-        let mut direct = Self { stream, buffer: BytesMut::with_capacity(ROOM), unanswered: false };
+        let mut direct = Self { stream, buffer: BytesMut::new(), unanswered: false };
         let login = login(info);
         let mut answers = Vec::new();
         for (index, command) in login.cmd_iter().chain(hello.cmd_iter()).enumerate() {
@@ -93,8 +94,12 @@ impl Direct {
             match scan.advance(&self.buffer)? {
                 Progress::Whole(end) => {
                     let frame = self.buffer.split_to(end).freeze();
+                    if self.buffer.is_empty() && end > KEPT {
+                        self.buffer = BytesMut::new();
+                    }
                     return Ok(Frame::new(frame));
                 }
+                // What a length announces is only believed as it comes.
                 Progress::Until(end) => self.buffer.reserve(end.saturating_sub(self.buffer.len()).clamp(ROOM, KEPT)),
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
