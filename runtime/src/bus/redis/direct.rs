@@ -145,3 +145,27 @@ fn login(info: &ConnectionInfo) -> Pipeline {
     }
     login
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_comes_too_late_is_nobodys() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let target = Target::parse(&format!("redis://127.0.0.1:{port}?socket_timeout=0.1")).unwrap();
+        let info = target.client.get_connection_info();
+        let mut answers = Direct::connect(&target, info, &Pipeline::new()).await.unwrap().0;
+        let (mut server, _) = listener.accept().await.unwrap();
+
+        let command = redis::cmd("PING");
+        let silent = answers.ask(&target, &command, Duration::ZERO).await.unwrap_err();
+        assert!(silent.to_string().contains("socket_timeout"), "{silent}");
+        server.write_all(b"+LATE\r\n").await.unwrap();
+        let refused = answers.ask(&target, &command, Duration::ZERO).await.unwrap_err();
+        assert!(refused.is_transient() && refused.to_string().contains("not waited for"), "{refused}");
+    }
+}
