@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 /// The field with the Avro datum.
-const PAYLOAD: &str = "event_data";
+pub(crate) const PAYLOAD: &str = "event_data";
 
 /// One entry, field by field.
 #[derive(Clone)]

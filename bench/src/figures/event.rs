@@ -4,16 +4,14 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use sandbar::decode::{Decoder, Settings};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::event::{self as wire, PAYLOAD};
+
 /// The vector whose headers and data are used.
 const VECTOR: &str = "tests/vectors/13_tracking_event_emitted.json";
-/// The field on the wire that holds the data.
-const PAYLOAD: &str = "event_data";
 /// As in a configuration that does not say otherwise.
 const MAX_PAYLOAD: usize = 1 << 20;
 /// What the other figures use: with its headers about the event that the contenders drain.
@@ -31,23 +29,11 @@ pub(crate) struct Event {
     pub(crate) metadata: Value,
 }
 
+/// What a vector says beside what lies on the wire.
 #[derive(Deserialize)]
 struct Vector {
-    event_type: String,
-    redis: Wire,
     event_data_avro_json: Value,
     metadata: Value,
-}
-
-#[derive(Deserialize)]
-struct Wire {
-    fields: Vec<Field>,
-}
-
-#[derive(Deserialize)]
-struct Field {
-    name: String,
-    value_b64: String,
 }
 
 // === impl Event ===
@@ -58,6 +44,7 @@ impl Event {
         let file = root.join(VECTOR);
         let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
         let vector: Vector = serde_json::from_slice(&text)?;
+        let on_the_wire = wire::Event::of_vector(&file)?;
         let settings = Settings { dirs: Vec::new(), builtin: true, max_payload: MAX_PAYLOAD };
         let decoder = Decoder::load(&settings).map_err(|errors| anyhow!("{errors:?}"))?;
 
@@ -66,15 +53,13 @@ impl Event {
             document.get_mut("tracking_log").and_then(Value::as_object_mut).context("a vector without its data")?;
         let payload = fit(log, size, |log| {
             let document = Value::from(Map::from_iter([("tracking_log".to_owned(), Value::from(log.clone()))]));
-            Ok(decoder.to_avro(&vector.event_type, &document.to_string())?)
+            Ok(decoder.to_avro(&on_the_wire.kind, &document.to_string())?)
         })?;
 
-        let mut fields = Vec::new();
-        for field in vector.redis.fields {
-            let value = if field.name == PAYLOAD { payload.clone() } else { STANDARD.decode(field.value_b64)? };
-            fields.push((field.name, value));
-        }
-        Ok(Self { kind: vector.event_type, fields, document, metadata: vector.metadata })
+        let wire::Event { kind, mut fields } = on_the_wire;
+        let data = fields.iter_mut().find(|(name, _)| name == PAYLOAD).context("a vector without a payload")?;
+        data.1 = payload;
+        Ok(Self { kind, fields, document, metadata: vector.metadata })
     }
 
     /// Bytes of all fields with their names.
