@@ -16,14 +16,11 @@ impl Consumer {
         match fetched {
             Fetched::Deliveries(deliveries) => {
                 // The workers begin with the first while the rest is decoded.
-                let mut jobs = Vec::with_capacity(BATCH);
-                for delivery in deliveries {
-                    jobs.extend(self.admit(delivery));
-                    if jobs.len() == BATCH {
-                        self.submit(std::mem::replace(&mut jobs, Vec::with_capacity(BATCH)));
-                    }
+                let mut deliveries = deliveries.into_iter();
+                while deliveries.len() > 0 {
+                    let jobs = deliveries.by_ref().take(BATCH).filter_map(|delivery| self.admit(delivery)).collect();
+                    self.submit(jobs);
                 }
-                self.submit(jobs);
             }
             Fetched::Turnover(turnover) => self.turn_over(turnover),
         }
