@@ -193,8 +193,8 @@ fn seconds(text: &str) -> Option<Duration> {
 // === impl Environment ===
 
 impl Environment {
-    /// The variables of this process that are Sandbar's or the Python bus's, or say where caches are. Those that are not UTF-8 are read with
-    /// replacement characters, so that the setting they are for refuses them.
+    /// The variables of this process that are Sandbar's or the Python bus's, or say where caches are. Those that are not
+    /// UTF-8 are read with replacement characters, so that the setting they are for refuses them.
     #[must_use]
     pub fn of_process() -> Self {
         Self::from_iter(

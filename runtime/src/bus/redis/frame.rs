@@ -1,7 +1,7 @@
 //! Answers as they came over the wire (RESP2), read where they lie.
 //!
-//! Of what a host reads nearly all is events, and for those a tree of values would cost more than everything that is
-//! done with them afterwards.
+//! Of what a host reads nearly all is events, and for those a tree of values, with an allocation for every field, costs a
+//! good part of what is done with them afterwards.
 
 use std::ops::Range;
 
