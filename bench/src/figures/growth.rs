@@ -25,7 +25,7 @@ const ALONE: u64 = 5_000;
 const BYTES: u64 = 256 << 20;
 /// A look asks for all groups of all topics: the more there are, the rarer.
 const LOOK_EVERY: Duration = Duration::from_millis(2);
-const LOOK_EVERY_OF_MANY: Duration = Duration::from_millis(25);
+const LOOK_EVERY_OF_MANY: Duration = Duration::from_millis(100);
 /// Bytes of code, more or less, that a large module has and never calls.
 const PADDING: usize = 5 << 20;
 

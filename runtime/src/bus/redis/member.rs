@@ -17,6 +17,7 @@ use super::durable::Durable;
 use super::fetch::{Reading, Want};
 use super::hold::BEGINS;
 use super::keys::Keys;
+use super::renew::Marks;
 use super::slices::Place;
 use super::{Shared, errors, lanes, parse, scripts};
 use crate::event::{Message, Position, SLICES, Settlement};
@@ -51,6 +52,7 @@ pub(super) struct Member {
     pub(super) remade: AtomicBool,
     /// Each topic's last-delivered-id when it was last looked at.
     pub(super) delivered: Mutex<Vec<String>>,
+    pub(super) marks: Marks,
     /// When `fetch` was last at work.
     pub(super) fetched: Mutex<Instant>,
     /// Slices that others are to have wait until nothing of them is in hand.
@@ -116,6 +118,7 @@ impl Member {
             report: Mutex::default(),
             gone: AtomicBool::new(false),
             remade: AtomicBool::new(false),
+            marks: Marks::new(delivered.len()),
             delivered: Mutex::new(delivered),
             fetched: Mutex::new(Instant::now()),
             giving: AtomicBool::new(false),

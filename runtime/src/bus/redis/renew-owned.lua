@@ -2,7 +2,7 @@
 -- would have to start again.
 -- KEYS: stream retry due hosts mark lost reader slices alive
 -- ARGV: group consumer lease_ms pending retries life_ms alive, then id slice owner for each pending, then id slice owner
---       token for each retry. `alive`: 1 if the consumer is to be reckoned with
+--       token for each retry, then 1 if the mark is to be noted. `alive`: 1 if the consumer is to be reckoned with
 -- Returns what renew.lua does.
 local stream, retry, due = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])

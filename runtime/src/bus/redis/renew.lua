@@ -1,9 +1,10 @@
 -- Renews what is in hand on one topic, shows a sign of life, and (mark.lua) notes where the group would have to start
 -- again.
 -- KEYS: stream retry due hosts mark lost
--- ARGV: group consumer lease_ms pending retries life_ms, then the ids pending, then id token for each retry
--- Returns lost ids, trimmed ids, the group's last-delivered-id, how many unread messages are found to be gone, 1 if there
--- may be more of those, and the first id that is kept.
+-- ARGV: group consumer lease_ms pending retries life_ms, then the ids pending, then id token for each retry, then
+--       1 if the mark is to be noted
+-- Returns lost ids, trimmed ids, the group's last-delivered-id (nothing if the mark is not noted), how many unread messages
+-- are found to be gone, 1 if there may be more of those, the first id that is kept, and how many groups there are.
 local stream, retry, due = KEYS[1], KEYS[2], KEYS[3]
 local group, consumer, lease = ARGV[1], ARGV[2], tonumber(ARGV[3])
 local pending, retries = tonumber(ARGV[4]), tonumber(ARGV[5])

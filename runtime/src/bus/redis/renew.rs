@@ -1,9 +1,11 @@
 //! Renewing: leases, signs of life, the mark, and the rescue of what was trimmed while in hand.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use redis::{Pipeline, Value};
+use tokio::time::Instant;
 
 use super::super::{DeliveryId, Error};
 use super::hold::RESCUES;
@@ -14,7 +16,37 @@ use super::{before, errors, parse, position_parts, scripts};
 /// Ids in one call of the script: bounds how long it holds the server up, and fits the Lua stack several times.
 const CHUNK: usize = 500;
 
+/// Noting a mark takes the server a microsecond for each group of the topic, since it can only be asked about all of them.
+/// With many, each notes its mark no more often than once in so long a time for each of them: a thousand take a few
+/// hundredths of the server instead of all of it. A mark that is older starts a group that vanished earlier, nothing else.
+const MARK_PER_GROUP: Duration = Duration::from_millis(20);
+/// Up to so many groups are not many.
+const FEW_GROUPS: u64 = 32;
+
 type Named = (Option<DeliveryId>, Held);
+
+/// When each topic's mark may be noted again.
+pub(super) struct Marks(Mutex<Vec<Instant>>);
+
+// === impl Marks ===
+
+impl Marks {
+    /// All are due.
+    pub(super) fn new(topics: usize) -> Self {
+        Self(Mutex::new(vec![Instant::now(); topics]))
+    }
+
+    fn is_due(&self, topic: usize, now: Instant) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[topic] <= now
+    }
+
+    /// It was noted, on a topic of so many groups.
+    fn noted(&self, topic: usize, groups: u64, now: Instant) {
+        let pause =
+            if groups > FEW_GROUPS { MARK_PER_GROUP * groups.try_into().unwrap_or(u32::MAX) } else { Duration::ZERO };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)[topic] = now + pause;
+    }
+}
 
 // === impl Member ===
 
@@ -26,9 +58,10 @@ impl Member {
         for (topic, all) in everything.iter().enumerate() {
             // One call at least: it is the sign of life too.
             let mut rest: &[Named] = all;
+            let marks = self.marks.is_due(topic, Instant::now());
             loop {
                 let (chunk, tail) = rest.split_at(rest.len().min(CHUNK));
-                commands.add_command(self.renewal(topic, chunk));
+                commands.add_command(self.renewal(topic, chunk, marks));
                 asked.push((topic, chunk.iter().collect()));
                 rest = tail;
                 if rest.is_empty() {
@@ -46,15 +79,17 @@ impl Member {
         let mut rescued: Vec<&Named> = Vec::new();
         for ((topic, chunk), answer) in asked.into_iter().zip(answers) {
             let answer = answer.map_err(|error| errors::answered(self.shared.link.target(), &error))?;
-            let Ok([gone, cut, delivered, unread, more, first]) =
-                <[Value; 6]>::try_from(parse::array(answer, "renew")?)
+            let Ok([gone, cut, delivered, unread, more, first, groups]) =
+                <[Value; 7]>::try_from(parse::array(answer, "renew")?)
             else {
                 return Err(errors::unexpected("renew"));
             };
-            let delivered = parse::text(delivered).unwrap_or_default();
-            self.say_unread(topic, parse::count(&unread), parse::count(&more) > 0, &delivered, parse::text(first));
+            if let Some(delivered) = parse::text(delivered) {
+                self.marks.noted(topic, parse::count(&groups), Instant::now());
+                self.say_unread(topic, parse::count(&unread), parse::count(&more) > 0, &delivered, parse::text(first));
+                self.watch(topic, delivered);
+            }
             let (gone, cut) = (parse::texts(gone, "renew")?, parse::texts(cut, "renew")?);
-            self.watch(topic, delivered);
             for named in chunk {
                 let position = named.1.message.position.as_str();
                 let is_in = |ids: &[String]| ids.iter().any(|id| id == position);
@@ -77,7 +112,7 @@ impl Member {
         self.lost.lock().unwrap_or_else(PoisonError::into_inner).extend(lost);
     }
 
-    fn renewal(&self, topic: usize, chunk: &[Named]) -> redis::Cmd {
+    fn renewal(&self, topic: usize, chunk: &[Named], marks: bool) -> redis::Cmd {
         let keys = &self.topics[topic];
         let mut named = vec![&*keys.stream, &keys.retry, &keys.due, &keys.hosts, &keys.mark, &keys.lost];
         let is_ordered = self.group.order.is_some();
@@ -103,6 +138,7 @@ impl Member {
                 renew.arg(self.token(held.token));
             }
         }
+        renew.arg(u8::from(marks));
         renew
     }
 
@@ -209,6 +245,7 @@ impl Member {
             let start = self.shared.marked(keys).await?.unwrap_or_else(|| "0".to_owned());
             if self.shared.join(keys, &self.group.name, &self.consumer, &start, self.life()).await? {
                 self.remade.store(true, Ordering::Release);
+                self.marks.noted(topic, 0, Instant::now());
                 self.delivered.lock().unwrap_or_else(PoisonError::into_inner)[topic].clear();
                 tracing::warn!(
                     topic = %keys.topic,
@@ -226,4 +263,19 @@ impl Member {
 pub(super) fn start_of(mark: &str) -> Option<String> {
     let (mark, _) = mark.split_once(' ').unwrap_or((mark, ""));
     if let Some(pending) = mark.strip_prefix('p') { before(pending) } else { mark.strip_prefix('d').map(str::to_owned) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_of_many_groups_are_noted_seldom() {
+        let (marks, now) = (Marks::new(2), Instant::now());
+        assert!(marks.is_due(0, now) && marks.is_due(1, now));
+        marks.noted(0, FEW_GROUPS, now);
+        marks.noted(1, 1_000, now);
+        assert!(marks.is_due(0, now) && !marks.is_due(1, now + Duration::from_secs(19)));
+        assert!(marks.is_due(1, now + Duration::from_secs(20)));
+    }
 }

@@ -82,6 +82,8 @@ pub(super) struct State {
     pub(super) lease: Lease,
     /// A transaction failed, so rows may be this consumer's without its knowing.
     pub(super) suspect: bool,
+    /// The last transaction took as much as was wanted: there is probably more, and no need to look.
+    pub(super) more: bool,
     /// Which topic is asked first.
     pub(super) rotation: usize,
     pub(super) closed: bool,
@@ -257,6 +259,7 @@ impl Member {
         state.sort_ready();
         out.extend(taken.inherited);
         out.extend(taken.fresh);
+        state.more = self.order.is_none() && !out.is_empty() && out.len() >= max;
         drop(state);
         Ok(out.into_iter().map(|item| self.put_in_hand(item)).collect())
     }
@@ -304,6 +307,11 @@ impl Item {
 impl State {
     fn is_wanted(&self, item: &Item) -> bool {
         item.key().and_then(|key| self.told.get(&key)).is_some_and(|told| told.wanted)
+    }
+
+    /// Whether a transaction is called for whatever a look would find.
+    pub(super) fn is_urgent(&self) -> bool {
+        self.suspect || self.more
     }
 
     fn sort_ready(&mut self) {

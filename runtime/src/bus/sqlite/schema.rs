@@ -139,8 +139,7 @@ fn try_connect(path: &Path, syncs: Syncs) -> Result<Connection, Fault> {
     if mode != "wal" {
         return Err(Fault::CannotOpen(format!("its file system does not support WAL (journal mode stays {mode})")));
     }
-    // In WAL mode only FULL syncs at each commit.
-    db.pragma_update(None, "synchronous", if syncs == Syncs::Commits { "FULL" } else { "NORMAL" })?;
+    sync(&db, syncs)?;
     db.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
     if found < VERSION {
@@ -154,6 +153,13 @@ fn try_connect(path: &Path, syncs: Syncs) -> Result<Connection, Fault> {
         transaction.commit()?;
     }
     Ok(db)
+}
+
+/// Sets when the commits from here on are synced. Not to be called in a transaction.
+pub(super) fn sync(db: &Connection, syncs: Syncs) -> Result<(), Fault> {
+    // In WAL mode only FULL syncs at each commit.
+    db.pragma_update(None, "synchronous", if syncs == Syncs::Commits { "FULL" } else { "NORMAL" })?;
+    Ok(())
 }
 
 /// How many steps a file has taken: none if it is empty. An error if it is not ours, or newer than this host.

@@ -94,6 +94,20 @@ impl Store {
         self.answer(answer).await
     }
 
+    /// The same for what a power cut may undo, such as what is in whose hand: it is synced with the next write that is.
+    /// Until then only a crash of the whole machine loses it, and with it everybody who had something in hand.
+    pub(super) async fn note_then<T, R, Run, Finish>(&self, run: Run, finish: Finish) -> Result<R, Error>
+    where
+        T: Send + 'static,
+        R: Send + 'static,
+        Run: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
+        Finish: FnOnce(Result<T, Fault>) -> R + Send + 'static,
+    {
+        let (task, answer) = Task::new(run, finish);
+        self.submit(task.without_sync());
+        self.answer(answer).await
+    }
+
     pub(super) fn submit(&self, job: Box<dyn Job>) {
         send(&self.writer, job);
     }
@@ -138,5 +152,41 @@ fn send(to: &Sender<Box<dyn Job>>, job: Box<dyn Job>) {
 impl Drop for Watching {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn synchronous(db: &Connection) -> Result<i64, Fault> {
+        Ok(db.query_row("PRAGMA synchronous", [], |row| row.get(0))?)
+    }
+
+    #[tokio::test]
+    async fn what_a_power_cut_may_undo_waits_for_no_disk_and_what_it_may_not_does() {
+        for (syncs, settled) in [(Syncs::Commits, 2), (Syncs::Checkpoints, 1)] {
+            let directory = tempfile::TempDir::new().unwrap();
+            let store = Store::start(directory.path().join("events.db"), syncs).unwrap();
+            for _ in 0..2 {
+                assert_eq!(store.write(synchronous).await.unwrap(), settled, "2 is FULL: synced at commit");
+                let noted = store.note_then(synchronous, |outcome| outcome.ok()).await.unwrap();
+                assert_eq!(noted, Some(1), "1 is NORMAL: not synced at commit");
+            }
+            // Both wait while the writer is busy, so one transaction takes them together.
+            let ((started, starts), (release, released)) = (channel(), channel());
+            let busy = move |db: &Connection| {
+                let _ = (started.send(()), released.recv());
+                synchronous(db)
+            };
+            let later = async {
+                tokio::task::spawn_blocking(move || starts.recv()).await.unwrap().unwrap();
+                let (noted, written) = (store.note_then(synchronous, |outcome| outcome.ok()), store.write(synchronous));
+                tokio::join!(noted, written, async { release.send(()).unwrap() })
+            };
+            let (busy, (noted, written, ())) = tokio::join!(store.note_then(busy, |outcome| outcome.ok()), later);
+            assert_eq!(busy.unwrap(), Some(1));
+            assert_eq!((noted.unwrap(), written.unwrap()), (Some(settled), settled));
+        }
     }
 }

@@ -70,7 +70,7 @@ impl Consumer {
             // If nobody waits any more they are dropped, and in this order: first they come back, then the next may take.
             (deliveries, taking)
         };
-        let (deliveries, _taking) = self.store.write_then(run, finish).await?;
+        let (deliveries, _taking) = self.store.note_then(run, finish).await?;
         self.say_gaps();
         deliveries.map_err(|fault| fault.error(self.store.path()))
     }
@@ -143,7 +143,7 @@ impl Consumer {
             member.is_fetching();
             let mut pause = deadline;
             let ready = member.collect_dropped(max, want);
-            let hurry = ready || member.state().suspect || self.lease_is_old();
+            let hurry = ready || member.state().is_urgent() || self.lease_is_old();
             let looking = Arc::clone(member);
             // Who reads for others looks whether there is anything to read, whatever else it has to do.
             let found = if hurry && member.order.is_none() {

@@ -31,6 +31,10 @@ const GATHER: usize = 64;
 pub(super) trait Job: Send {
     /// Does it. The transaction may yet fail, so nothing outside of it may change here.
     fn run(&mut self, db: &Connection) -> Result<(), Fault>;
+    /// Whether it must be on disk before it counts as stored.
+    fn needs_sync(&self) -> bool {
+        true
+    }
     /// Told once whether it is stored.
     fn finish(self: Box<Self>, stored: Result<(), Fault>);
 }
@@ -61,6 +65,8 @@ struct Open {
     /// Its device and number, or `None` once it was deleted or replaced: what is written then is lost.
     identity: Option<(u64, u64)>,
     identified: Instant,
+    /// Commits are synced.
+    synced: bool,
 }
 
 /// A job made of two closures; the second makes of the outcome what the caller awaits, on the worker's thread.
@@ -69,6 +75,7 @@ pub(super) struct Task<T, R, Run, Finish> {
     value: Option<T>,
     finish: Finish,
     reply: oneshot::Sender<R>,
+    needs_sync: bool,
 }
 
 // === impl Worker ===
@@ -114,7 +121,9 @@ impl Worker {
 
     fn transact(&self, connection: &mut Option<Open>, batch: Vec<Box<dyn Job>>) {
         let opened = connection.take().map_or_else(|| self.connect(), Ok);
-        let open = match opened.and_then(|open| self.identify(open, connection)) {
+        let opened = opened.and_then(|open| self.identify(open, connection));
+        let syncs = self.syncs == Syncs::Commits && batch.iter().any(|job| job.needs_sync());
+        let open = match opened.and_then(|open| open.syncing(syncs)) {
             Ok(open) => open,
             Err(fault) => {
                 batch.into_iter().for_each(|job| job.finish(Err(fault.clone())));
@@ -135,7 +144,8 @@ impl Worker {
     fn connect(&self) -> Result<Open, Fault> {
         let _opening = self.opening.lock().unwrap_or_else(PoisonError::into_inner);
         let db = schema::connect(&self.path, self.syncs)?;
-        Ok(Open { db, identity: identity(&self.path), identified: Instant::now() })
+        let (identity, synced) = (identity(&self.path), self.syncs == Syncs::Commits);
+        Ok(Open { db, identity, identified: Instant::now(), synced })
     }
 
     /// Sees that the file is still there. If not, the connection is kept, so that every later job fails too: the
@@ -153,6 +163,19 @@ impl Worker {
             )));
         }
         Ok(open)
+    }
+}
+
+// === impl Open ===
+
+impl Open {
+    /// The same; the next commit is synced, or is not.
+    fn syncing(mut self, synced: bool) -> Result<Self, Fault> {
+        if self.synced != synced {
+            schema::sync(&self.db, if synced { Syncs::Commits } else { Syncs::Checkpoints })?;
+            self.synced = synced;
+        }
+        Ok(self)
     }
 }
 
@@ -210,7 +233,13 @@ fn data_version(db: &Connection) -> Option<i64> {
 impl<T, R, Run, Finish> Task<T, R, Run, Finish> {
     pub(super) fn new(run: Run, finish: Finish) -> (Box<Self>, oneshot::Receiver<R>) {
         let (reply, answer) = oneshot::channel();
-        (Box::new(Self { run: Some(run), value: None, finish, reply }), answer)
+        (Box::new(Self { run: Some(run), value: None, finish, reply, needs_sync: true }), answer)
+    }
+
+    /// The same; see [`Job::needs_sync`].
+    pub(super) fn without_sync(mut self: Box<Self>) -> Box<Self> {
+        self.needs_sync = false;
+        self
     }
 }
 
@@ -226,6 +255,10 @@ where
             self.value = Some(run(db)?);
         }
         Ok(())
+    }
+
+    fn needs_sync(&self) -> bool {
+        self.needs_sync
     }
 
     fn finish(self: Box<Self>, stored: Result<(), Fault>) {
