@@ -5,12 +5,23 @@ use std::collections::HashSet;
 use rusqlite::{Connection, params};
 
 use super::fault::Fault;
-use super::member::{Lease, Member, Row, Slot};
+use super::member::{Lease, Member, Reader, Row, Slot};
 use super::topics;
 
-/// Renews the consumer's lease. To be called in every transaction that takes something.
-pub(super) fn extend(db: &Connection, member: &Member) -> Result<Lease, Fault> {
-    let now = topics::now();
+/// The lease of a consumer that takes something at `now`, in the same transaction: renewed, unless most of it is left
+/// and nobody divides slices by it.
+pub(super) fn extend_to_take(db: &Connection, member: &Member, now: i64) -> Result<Lease, Fault> {
+    let lease = member.state().lease;
+    if member.order.is_none() && lease.until - now > member.lease_ms / 4 * 3 {
+        return Ok(lease);
+    }
+    // By the same clock as the lease: slices that are taken from it sooner would be those of a host that lives.
+    member.is_fetching(now);
+    extend(db, member, now)
+}
+
+/// Renews the consumer's lease.
+pub(super) fn extend(db: &Connection, member: &Member, now: i64) -> Result<Lease, Fault> {
     let before = member.state().lease;
     let until = now.saturating_add(member.lease_ms);
     let active_until = member.active_until(until);
@@ -40,6 +51,16 @@ pub(super) fn join(db: &Connection, reader: i64, consumer: i64) -> Result<(), Fa
     db.prepare_cached("INSERT OR IGNORE INTO member (reader, consumer) VALUES (?1, ?2)")?
         .execute([reader, consumer])?;
     Ok(())
+}
+
+/// Others that read the same, whose lease has run out.
+pub(super) fn gone(db: &Connection, member: &Member, reader: &Reader) -> Result<Vec<i64>, Fault> {
+    let mut statement = db.prepare_cached(
+        "SELECT c.id FROM member m JOIN consumer c ON c.id = m.consumer
+         WHERE m.reader = ?1 AND m.consumer <> ?2 AND c.lease_until_ms <= ?3",
+    )?;
+    let gone = statement.query_map([reader.id, member.consumer, topics::now()], |row| row.get(0))?;
+    Ok(gone.collect::<Result<_, _>>()?)
 }
 
 /// Removes consumers that are gone and left nothing behind.

@@ -84,17 +84,12 @@ fn first_claim(db: &Connection, reader: &Reader, consumer: i64, claim_after: i64
     if db.prepare_cached(given_back)?.query_row([reader.id], |row| row.get(0))? {
         return Ok(i64::MIN);
     }
-    let mut first = i64::MAX;
-    for sql in [
-        "SELECT min(coalesce(c.lease_until_ms, 0)) FROM pending p LEFT JOIN consumer c ON c.id = p.consumer
-         WHERE p.reader = ?1 AND p.consumer <> ?2",
-        "SELECT min(coalesce(c.lease_until_ms, 0)) FROM retry p LEFT JOIN consumer c ON c.id = p.consumer
-         WHERE p.reader = ?1 AND p.consumer IS NOT NULL AND p.consumer <> ?2",
-    ] {
-        let until: Option<i64> = db.prepare_cached(sql)?.query_row([reader.id, consumer], |row| row.get(0))?;
-        first = first.min(until.map_or(i64::MAX, |until| until.max(claim_after)));
-    }
-    Ok(first)
+    let held = "SELECT min(c.lease_until_ms) FROM member m JOIN consumer c ON c.id = m.consumer
+         WHERE m.reader = ?1 AND m.consumer <> ?2 AND (
+             EXISTS (SELECT 1 FROM pending p WHERE p.consumer = m.consumer AND p.reader = m.reader)
+             OR EXISTS (SELECT 1 FROM retry r WHERE r.consumer = m.consumer AND r.reader = m.reader))";
+    let until: Option<i64> = db.prepare_cached(held)?.query_row([reader.id, consumer], |row| row.get(0))?;
+    Ok(until.map_or(i64::MAX, |until| until.max(claim_after)))
 }
 
 // === impl Look ===

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::super::{Delivery, DeliveryId, InHand, LaneOf, Origin, Turnover};
+use super::Names;
 use super::fault::Fault;
 use super::place::{Ahead, Reading};
 use super::slices::{Changes, Key, Told};
 use super::take::{Gap, Taken, Want};
-use super::{Names, topics};
 use crate::event::{Lane, Message, Topic};
 
 pub(super) struct Member {
@@ -157,8 +157,8 @@ impl Member {
     }
 
     /// Notes that `fetch` is at work.
-    pub(super) fn is_fetching(&self) {
-        self.state().fetched_at = Some(topics::now());
+    pub(super) fn is_fetching(&self, now: i64) {
+        self.state().fetched_at = Some(now);
     }
 
     /// Until when others are to reckon with it for slices, if its lease lasts until then: as long as that if it has

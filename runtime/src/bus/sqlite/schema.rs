@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::fault::Fault;
@@ -142,6 +143,8 @@ fn try_connect(path: &Path, syncs: Syncs) -> Result<Connection, Fault> {
     sync(&db, syncs)?;
     db.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     db.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Else a statement is planned again whenever another number is bound to its LIMIT.
+    db.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     if found < VERSION {
         let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         // Another process may have been faster.

@@ -140,7 +140,7 @@ impl Consumer {
                 return Ok(Fetched::Deliveries(Vec::new()));
             }
             changes.mark_unchanged();
-            member.is_fetching();
+            member.is_fetching(topics::now());
             let mut pause = deadline;
             let ready = member.collect_dropped(max, want);
             let hurry = ready || member.state().is_urgent() || self.lease_is_old();
@@ -254,7 +254,7 @@ impl Subscription for Consumer {
             if member.state().closed {
                 return Ok(None);
             }
-            let lease = lease::extend(db, &member)?;
+            let lease = lease::extend(db, &member, topics::now())?;
             let report = member.state().report.clone();
             if !report.is_empty() {
                 lease::report(db, member.consumer, &report)?;

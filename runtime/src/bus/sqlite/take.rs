@@ -80,7 +80,7 @@ pub(super) fn take(
         // It has given everything back, or is about to: what it took now would wait for its lease to run out.
         return Ok(Taken { lease: member.state().lease, ..Taken::default() });
     }
-    let lease = lease::extend(db, member)?;
+    let lease = lease::extend_to_take(db, member, topics::now())?;
     let (suspect, ready) = {
         let mut state = member.state();
         (std::mem::take(&mut state.suspect), state.ready.len())
@@ -147,43 +147,49 @@ fn inherit(db: &Connection, member: &Member, reader: &Reader, lease: Lease, max:
     if max == 0 {
         return Ok(Vec::new());
     }
-    let now = topics::now();
-    let claims = lease.claim_after <= now;
-    let free = if claims {
-        "(p.consumer IS NULL OR (p.consumer <> ?2 AND coalesce(c.lease_until_ms, 0) <= ?3))"
-    } else {
-        "(p.consumer IS NULL AND ?3 IS NOT NULL)"
-    };
-    let mut items = claim_pending(db, member, reader, free, limit(max))?;
-    if claims && items.len() < max {
-        let mut statement = db.prepare_cached(
-            "SELECT p.id, p.seq, p.first, p.fields, p.attempts FROM retry p LEFT JOIN consumer c ON c.id = p.consumer
-             WHERE p.reader = ?1 AND p.consumer IS NOT NULL AND p.consumer <> ?2
-                 AND coalesce(c.lease_until_ms, 0) <= ?3 ORDER BY p.seq LIMIT ?4",
-        )?;
-        let mut rows = statement.query(params![reader.id, member.consumer, now, limit(max - items.len())])?;
-        let mut retries = Vec::new();
-        while let Some(row) = rows.next()? {
-            let slot = Slot { reader: reader.id, row: Row::Retry(row.get(0)?), token: member.token() };
-            retries.push(retry_item(reader, row, Origin::Inherited, slot)?);
-        }
-        drop(rows);
-        retries.iter().try_for_each(|item| own_retry(db, member, item))?;
-        items.extend(retries);
-        items.sort_by_key(|item| item.seq);
+    let mut items = claim_pending(db, member, reader, None, limit(max))?;
+    if lease.claim_after > topics::now() {
+        return Ok(items);
     }
+    for gone in lease::gone(db, member, reader)? {
+        items.extend(claim_pending(db, member, reader, Some(gone), limit(max - items.len()))?);
+        items.extend(claim_retries(db, member, reader, gone, limit(max - items.len()))?);
+    }
+    items.sort_by_key(|item| item.seq);
     Ok(items)
 }
 
-/// Makes pending rows this consumer's: those that `free`, a condition on row `p` and its consumer `c`, lets go.
-fn claim_pending(db: &Connection, member: &Member, reader: &Reader, free: &str, max: i64) -> Result<Vec<Item>, Fault> {
-    let mut statement = db.prepare_cached(&format!(
-        "SELECT p.seq, p.attempts, p.inherited OR coalesce(p.consumer <> ?2, 0), m.fields
-         FROM pending p LEFT JOIN message m ON m.topic = ?5 AND m.seq = p.seq
-             LEFT JOIN consumer c ON c.id = p.consumer
-         WHERE p.reader = ?1 AND (?3 IS NOT NULL) AND {free} ORDER BY p.seq LIMIT ?4"
-    ))?;
-    let mut rows = statement.query(params![reader.id, member.consumer, topics::now(), max, reader.topic_id])?;
+/// Makes entries of the retry store this consumer's that are another's.
+fn claim_retries(db: &Connection, member: &Member, reader: &Reader, from: i64, max: i64) -> Result<Vec<Item>, Fault> {
+    let mut statement = db.prepare_cached(
+        "SELECT id, seq, first, fields, attempts FROM retry WHERE reader = ?1 AND consumer = ?2 ORDER BY seq LIMIT ?3",
+    )?;
+    let mut rows = statement.query([reader.id, from, max])?;
+    let mut items = Vec::new();
+    while let Some(row) = rows.next()? {
+        let slot = Slot { reader: reader.id, row: Row::Retry(row.get(0)?), token: member.token() };
+        items.push(retry_item(reader, row, Origin::Inherited, slot)?);
+    }
+    drop(rows);
+    items.iter().try_for_each(|item| own_retry(db, member, item))?;
+    Ok(items)
+}
+
+/// Makes pending rows this consumer's: those of `from`, a consumer that is gone, or of nobody.
+fn claim_pending(
+    db: &Connection,
+    member: &Member,
+    reader: &Reader,
+    from: Option<i64>,
+    max: i64,
+) -> Result<Vec<Item>, Fault> {
+    // `IS` compares with null too, and finds the few rows by the index on `consumer`, however many there are of others.
+    let mut statement = db.prepare_cached(
+        "SELECT p.seq, p.attempts, p.inherited, m.fields
+         FROM pending p LEFT JOIN message m ON m.topic = ?4 AND m.seq = p.seq
+         WHERE p.reader = ?1 AND p.consumer IS ?2 ORDER BY p.seq LIMIT ?3",
+    )?;
+    let mut rows = statement.query(params![reader.id, from, max, reader.topic_id])?;
     let (mut items, mut gone) = (Vec::new(), Vec::new());
     while let Some(row) = rows.next()? {
         let seq: i64 = row.get(0)?;
@@ -191,7 +197,7 @@ fn claim_pending(db: &Connection, member: &Member, reader: &Reader, free: &str, 
             gone.push(seq);
             continue;
         };
-        let origin = if row.get(2)? { Origin::Inherited } else { Origin::Dropped };
+        let origin = if from.is_some() || row.get(2)? { Origin::Inherited } else { Origin::Dropped };
         let slot = Slot { reader: reader.id, row: Row::Pending(seq), token: member.token() };
         let message = message(reader, seq, fields)?;
         items.push(Item { message, attempts: row.get(1)?, origin, seq, slot, slice: None });
@@ -220,7 +226,7 @@ fn adopt(db: &Connection, member: &Member) -> Result<Vec<Item>, Fault> {
     lease::free_strays(db, member)?;
     let mut adopted = Vec::new();
     for reader in &member.readers {
-        adopted.extend(claim_pending(db, member, reader, "p.consumer IS NULL", i64::MAX)?);
+        adopted.extend(claim_pending(db, member, reader, None, i64::MAX)?);
         adopted.extend(due_retries(db, member, reader, usize::MAX)?);
     }
     Ok(adopted)
