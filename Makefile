@@ -96,6 +96,12 @@ bench-count: cc redis counters ## Count what an event costs; fails if it grew. U
 	cargo build --workspace --all-targets
 	$(target)/debug/sandbar-costs $(if $(filter-out 0,$(UPDATE)),--update)
 
+.PHONY: bench-flame
+bench-flame: setup slim-guests ## Draw where a drain's time goes: bench/out/flame.svg
+	@scripts/apt-install.sh perf=linux-perf
+	cargo build --release --package sandbar --package sandbar-bench
+	@scripts/flame.sh $(target)
+
 .PHONY: bench-soak
 bench-soak: setup slim-guests ## Watch the memory of a host under load for an hour
 	cargo build --release --package sandbar --package sandbar-bench
