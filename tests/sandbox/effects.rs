@@ -180,13 +180,6 @@ fn config_is_what_the_operator_wrote() {
 }
 
 #[test]
-fn secrets_are_always_denied() {
-    let (handler, _) = probe(granted());
-    let answer = said(&handler, &event("secret", &[("name", "token")]));
-    assert!(answer.contains("Denied") && answer.contains("be given secrets yet"), "{answer}");
-}
-
-#[test]
 fn a_call_that_fails_for_want_of_the_bus_is_no_attempt() {
     let (handler, services) = probe(Spec { grants: everything(), ..spec() });
     services.down.store(true, Ordering::SeqCst);

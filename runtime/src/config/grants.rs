@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use super::handler::{filter, is_topic, not_a_topic, required, types};
 use super::keys;
 use super::problem::Place;
+use super::secrets;
 use super::section::Section;
 use super::tree::Node;
 use crate::sandbox::limits::{MEMORY, MEMORY_CEILING, TIME};
-use crate::sandbox::{Grants, Limits, PublishGrant};
+use crate::sandbox::{Grants, Limits, PublishGrant, Secrets};
 
 /// One page: no guest has less.
 const LEAST_MEMORY: u64 = 64 << 10;
@@ -22,8 +23,17 @@ pub(super) fn limits(section: &mut Section<'_>) -> Limits {
     Limits { time, memory }
 }
 
-/// Reads `[handler.grants]`; the place is that of the table, if there is one.
-pub(super) fn grants(section: &mut Section<'_>) -> (Grants, Option<Place>) {
+/// What `[handler.grants]` says.
+pub(super) struct Given {
+    pub(super) grants: Grants,
+    /// Where the table stands, if there is one.
+    pub(super) place: Option<Place>,
+    /// Each secret that is asked for, with where.
+    pub(super) secrets: Vec<(String, Place)>,
+}
+
+/// Reads `[handler.grants]`.
+pub(super) fn grants(section: &mut Section<'_>) -> Given {
     let given = section.holds("grants");
     let mut section = section.inner("grants", &keys::GRANTS);
     let place = given.then(|| section.place().clone());
@@ -32,8 +42,11 @@ pub(super) fn grants(section: &mut Section<'_>) -> (Grants, Option<Place>) {
     let publish = items.into_iter().filter_map(|item| publish(&mut section, item)).collect();
     let keys = section.boolean("keys", false);
     let config = section.take("config").map(|node| config(&mut section, node));
+    let asked = secrets::asked(&mut section);
+    let (clock, random) = (section.boolean("clock", false), section.boolean("random", false));
     section.finish();
-    (Grants { publish, keys, config }, place)
+    let secrets = Secrets::asked(asked.iter().map(|(name, _)| name.clone()));
+    Given { grants: Grants { publish, keys, config, secrets, clock, random }, place, secrets: asked }
 }
 
 fn publish(section: &mut Section<'_>, item: Node) -> Option<PublishGrant> {
