@@ -78,6 +78,8 @@ pub struct Grants {
     pub publish: Vec<PublishGrant>,
     /// Whether it has keys of its own.
     pub keys: bool,
+    /// Bytes that all its keys may hold on the bus, names and values; `None` for any number.
+    pub key_bytes: Option<u64>,
     /// Values it may read.
     pub config: Option<BTreeMap<String, String>>,
     /// Secrets it may read.

@@ -6,7 +6,7 @@ use super::handler::{filter, is_topic, not_a_topic, required, types};
 use super::keys;
 use super::problem::Place;
 use super::secrets;
-use super::section::Section;
+use super::section::{Found, Section};
 use super::tree::Node;
 use crate::sandbox::limits::{MEMORY, MEMORY_CEILING, TIME};
 use crate::sandbox::{Grants, Limits, PublishGrant, Secrets};
@@ -40,13 +40,33 @@ pub(super) fn grants(section: &mut Section<'_>) -> Given {
     let takes = "a list of topics, such as [\"statements\", { topic = \"alerts\", types = [\"org.example.*\"] }]";
     let items = section.get("publish", takes, Node::as_items).map_or_else(Vec::new, |found| found.value);
     let publish = items.into_iter().filter_map(|item| publish(&mut section, item)).collect();
-    let keys = section.boolean("keys", false);
+    let (keys, key_bytes) = keys_of(&mut section);
     let config = section.take("config").map(|node| config(&mut section, node));
     let asked = secrets::asked(&mut section);
     let (clock, random) = (section.boolean("clock", false), section.boolean("random", false));
     section.finish();
     let secrets = Secrets::asked(asked.iter().map(|(name, _)| name.clone()));
-    Given { grants: Grants { publish, keys, config, secrets, clock, random }, place, secrets: asked }
+    Given { grants: Grants { publish, keys, key_bytes, config, secrets, clock, random }, place, secrets: asked }
+}
+
+/// Whether there are keys, and how many bytes they may hold.
+fn keys_of(section: &mut Section<'_>) -> (bool, Option<u64>) {
+    let Some(node) = section.take("keys") else { return (false, None) };
+    if let Some(granted) = node.as_boolean() {
+        return (granted, None);
+    }
+    let (place, shown, what) = (node.place.clone(), node.shown(), format!("`keys` in {}", section.label()));
+    let Ok(table) = node.into_table() else {
+        section.problem(&place, format!("{what} is {shown}: it takes true, false or {{ max_bytes = \"10MiB\" }}"));
+        return (false, None);
+    };
+    let mut inner = section.child(what, &keys::KEYS, table, place);
+    let most = required(&mut inner, "max_bytes", "how many bytes may all keys hold?", |inner| {
+        let place = inner.place().clone();
+        inner.size("max_bytes", 1, i64::MAX.unsigned_abs(), "of 1 byte or more").map(|value| Found { value, place })
+    });
+    inner.finish();
+    (true, most.map(|found| found.value))
 }
 
 fn publish(section: &mut Section<'_>, item: Node) -> Option<PublishGrant> {

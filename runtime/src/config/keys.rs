@@ -64,6 +64,7 @@ pub(super) const BREAKER: Keys = Keys { header: "[handler.breaker]", keys: &["fa
 pub(super) const LIMITS: Keys = Keys { header: "[handler.limits]", keys: &["time", "memory"] };
 pub(super) const GRANTS: Keys =
     Keys { header: "[handler.grants]", keys: &["publish", "keys", "config", "secrets", "clock", "random"] };
+pub(super) const KEYS: Keys = Keys { header: "grants.keys", keys: &["max_bytes"] };
 pub(super) const SECRET: Keys = Keys { header: "[secrets]", keys: &["env", "file"] };
 pub(super) const PUBLISH: Keys = Keys { header: "grants.publish", keys: &["topic", "types"] };
 

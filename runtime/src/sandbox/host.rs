@@ -100,7 +100,8 @@ impl State {
         let (writes, reads) = std::mem::take(&mut self.keys).into_parts();
         let key_space =
             if writes.is_empty() && reads.is_empty() { String::new() } else { self.handling.spec.name.clone() };
-        Effects { publish: std::mem::take(&mut self.published).messages, key_space, writes, reads }
+        let key_bytes = self.handling.spec.grants.key_bytes;
+        Effects { publish: std::mem::take(&mut self.published).messages, key_space, writes, reads, key_bytes }
     }
 
     /// Writes one log line, if the call has lines left.
