@@ -80,7 +80,10 @@ fn tell(args: &Args, found: &Inspection, accepted: Option<&Acceptance>) -> std::
         .map(|one| format!("{}: {} {}", one.field, one.name, one.version).trim_end().to_owned())
         .collect();
     lines("producers", &producers, "not said")?;
-    line("signature", &signatures(&found.signatures))?;
+    match accepted.and_then(|accepted| accepted.signed_by.as_ref()) {
+        Some(key) => line("signature", &format!("by {key}, which is trusted"))?,
+        None => line("signature", &signatures(&found.signatures))?,
+    }
     match accepted {
         None => match &found.refusal {
             None => line("loads", "as far as can be seen")?,
@@ -93,9 +96,6 @@ fn tell(args: &Args, found: &Inspection, accepted: Option<&Acceptance>) -> std::
             }
             for why in &accepted.refusals {
                 line("refused", &format!("by handler {name:?}: it {why}"))?;
-            }
-            if let Some(key) = &accepted.signed_by {
-                line("signed by", &key.to_string())?;
             }
             for missing in &accepted.missing {
                 let interface = missing.capability.interface();
@@ -113,7 +113,7 @@ fn signatures(found: &Signatures) -> String {
         Signatures::Unverified(keys) => {
             let ids: Vec<_> = keys.iter().filter(|id| !id.is_empty()).map(String::as_str).collect();
             let ids = if ids.is_empty() { String::new() } else { format!(" (key ids {})", ids.join(", ")) };
-            format!("{}, not verified without a handler's `trusted_keys`{ids}", keys.len())
+            format!("{}, not verified{ids}", keys.len())
         }
     }
 }
