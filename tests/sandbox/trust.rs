@@ -1,7 +1,7 @@
 //! Which bytes are loaded at all: those of a digest, those that somebody trusted signed. The signatures are made by the
 //! reference implementation of their format.
 
-use sandbar::sandbox::{LoadError, Trust, TrustedKey, Untrusted, inspect};
+use sandbar::sandbox::{LoadError, Malformed, Trust, TrustedKey, Untrusted, inspect};
 use wasmsign2::{CustomSection, KeyPair, Module, Section, SectionLike as _};
 
 use super::loading::component;
@@ -130,6 +130,20 @@ fn a_signature_section_that_lies_is_refused() {
         assert!(matches!(refused(&with_section(lying), &by(&pair)), Untrusted::Malformed(_)), "{lying:?}");
     }
     assert_eq!(refused(&with_section(&[1, 1, 1, 0]), &by(&pair)), Untrusted::Stranger);
+    // A list of no hashes and so many signatures of no bytes, which take their time all the same.
+    let list =
+        |signatures: u8| [&[2 + 4 * signatures, 0, signatures][..], &[3, 0, 1, 0].repeat(signatures.into())].concat();
+    let lists = |lists: &[Vec<u8>]| {
+        with_section(&[&[1, 1, 1, u8::try_from(lists.len()).unwrap()][..], &lists.concat()].concat())
+    };
+    for (many, refusal) in [
+        (lists(&vec![list(0); 64]), Untrusted::Stranger),
+        (lists(&vec![list(0); 65]), Untrusted::Malformed(Malformed::TooMany)),
+        (lists(&vec![list(16); 4]), Untrusted::Stranger),
+        (lists(&[list(31), list(31), list(3)]), Untrusted::Malformed(Malformed::TooMany)),
+    ] {
+        assert_eq!(refused(&many, &by(&pair)), refusal);
+    }
     // A first section of four gigabytes, of which there is nothing: no room is made for it.
     let huge = b"\0asm\x0d\0\x01\0\0\xff\xff\xff\xff\x0f\x09signature";
     assert_eq!(refused(huge, &by(&pair)), Untrusted::Unsigned);

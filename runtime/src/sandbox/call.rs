@@ -178,3 +178,23 @@ pub(super) fn mebibytes(bytes: u64) -> String {
         bytes => format!("{bytes}B"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Secret;
+    use super::*;
+
+    #[test]
+    fn no_reason_of_a_trap_shows_a_secret() {
+        let secrets = Secrets::known([("S".to_owned(), Secret::new(b"not for the eyes of others"))]);
+        // Only what is cleaned away stands between its characters.
+        let said: String = "not for the eyes of others".chars().flat_map(|c| [c, '\u{7}']).collect();
+        for (last_words, reason) in [
+            (format!("{PANICKED}x.rs:1:2: {said}"), "panicked at x.rs:1:2: ***"),
+            (said, "wasm trap: it ended; it said last: ***"),
+        ] {
+            let error = wasmtime::Error::msg("wasm trap: it ended");
+            assert_eq!(trap_reason(&error, &last_words, &secrets), reason);
+        }
+    }
+}
