@@ -15,6 +15,7 @@ use crate::support::vectors::{Vector, vector, vectors};
 mod code_cache;
 mod documents;
 mod faults;
+mod inspect;
 mod letters;
 mod many_letters;
 mod publishing;

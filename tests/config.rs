@@ -401,3 +401,51 @@ fn a_breaker_is_a_table_or_off_and_a_control_socket_a_path_or_off() {
     let error = load(&with("control = 5", ""), &[]).unwrap_err();
     assert!(error.contains("the path of a socket, or false for none"), "{error}");
 }
+
+#[test]
+fn what_a_handler_is_given_and_trusted_for_is_read() {
+    let grants = |lines: &str, environment: &[(&str, &str)]| {
+        load(&format!("{SMALL}sha256 = \"{}\"\n[handler.grants]\n{lines}\n", "0A".repeat(32)), environment).unwrap()
+    };
+    for (line, expected) in [
+        ("", (false, None)),
+        ("keys = false", (false, None)),
+        ("keys = true", (true, None)),
+        ("keys = { max_bytes = \"1MiB\" }", (true, Some(1 << 20))),
+        ("keys = { max_bytes = 1 }", (true, Some(1))),
+    ] {
+        let config = grants(line, &[]);
+        let given = &config.handlers[0].spec.grants;
+        assert_eq!((given.keys, given.key_bytes), expected, "{line}");
+        assert!(!given.clock && !given.random && given.secrets.is_empty());
+    }
+    let config = grants("clock = true\nrandom = true\nsecrets = [\"B\", \"A\", \"B\"]", &[]);
+    let handler = &config.handlers[0];
+    assert!(handler.spec.grants.clock && handler.spec.grants.random);
+    assert_eq!(handler.spec.grants.secrets.names().collect::<Vec<_>>(), ["A", "B"]);
+    assert_eq!((handler.trust.sha256, &handler.trust.keys), (Some([10; 32]), &None));
+
+    // By the environment, as every key; and a name of a secret that looks like a setting is none.
+    let set = [
+        ("SANDBAR_HANDLER__MIRROR_V1_2__GRANTS__KEYS", "{ max_bytes = \"2KiB\" }"),
+        ("SANDBAR_HANDLER__MIRROR_V1_2__GRANTS__SECRETS", "ONE,T__WO"),
+        ("SANDBAR_SECRET_ONE", "the value of one"),
+        ("SANDBAR_SECRET_T__WO", "the value of the other"),
+        (
+            "SANDBAR_HOST__TRUSTED_KEYS",
+            "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f",
+        ),
+    ];
+    let config = grants("", &set);
+    let handler = &config.handlers[0];
+    assert_eq!(handler.spec.grants.key_bytes, Some(2048));
+    assert_eq!(handler.trust.keys.as_ref().map(Vec::len), Some(1));
+    let found = config.secrets_of(handler).unwrap();
+    assert_eq!(found.secrets.names().collect::<Vec<_>>(), ["ONE", "T__WO"]);
+    for shown in [format!("{config:?}"), format!("{found:?}")] {
+        assert!(shown.contains("T__WO") && !shown.contains("the value"), "{shown}");
+    }
+    let missing = grants("secrets = [\"THREE\"]", &set[..0]);
+    let problems = missing.secrets_of(&missing.handlers[0]).unwrap_err().to_string();
+    assert!(problems.contains("sandbar.toml:10: ") && problems.contains("SANDBAR_SECRET_THREE"), "{problems}");
+}

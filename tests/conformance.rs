@@ -72,7 +72,7 @@ macro_rules! conformance {
                     purged, listed_in_pages, unknown_ones_are_passed_over, a_retried_one_keeps_its_positions;
                 effects: they_commit_with_the_ack, a_lost_ack_has_none, a_moved_key_is_a_conflict,
                     a_new_key_is_a_conflict_for_a_list, a_recreated_key_is_a_conflict, an_absent_key_that_appears_is_a_conflict,
-                    keys_list_by_prefix, writes_apply_in_order, effects_of_a_retry_commit_once,
+                    keys_list_by_prefix, writes_apply_in_order, keys_hold_no_more_than_they_may, effects_of_a_retry_commit_once,
                     published_effects_end_a_wait;
                 telling: a_report_is_shown_until_its_consumer_leaves, a_report_of_a_dead_consumer_is_not_shown,
                     the_oldest_is_what_is_not_settled, a_fetch_of_none_ends_a_read_and_takes_nothing;

@@ -20,6 +20,7 @@ use crate::support::host::guest;
 use crate::support::vectors;
 
 mod bus;
+mod sealed;
 
 const ENROLLMENT_CREATED: &str = "org.openedx.learning.course.enrollment.created.v1";
 const CATALOG_CHANGED: &str = "org.openedx.content_authoring.course.catalog_info.changed.v1";

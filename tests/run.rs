@@ -22,8 +22,10 @@ mod outage;
 mod refusing;
 mod resting;
 mod retrying;
+mod secrets;
 mod serving;
 mod steering;
+mod trusting;
 
 fn embedded(bench: &Bench) -> String {
     format!("sqlite:{}", bench.path("bus.db").display())

@@ -3,10 +3,14 @@
 mod calls;
 mod contract;
 mod effects;
+mod hosts_world;
+mod inspect;
 mod loading;
 mod reuse;
 mod said;
 mod secret;
+mod secrets;
 mod support;
+mod trust;
 mod wasi;
 mod workers;

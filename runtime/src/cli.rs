@@ -15,6 +15,7 @@ mod codec;
 mod demo;
 mod dlq;
 mod documents;
+mod inspect;
 mod out;
 mod publish;
 mod replay;
@@ -43,6 +44,8 @@ enum Command {
     Publish(publish::Args),
     /// Say everything that is wrong with configuration, modules, schemas and bus
     Check(check::Args),
+    /// Say what a component is and what it asks for, without compiling it
+    Inspect(inspect::Args),
     /// Show how far each handler is on each of its topics
     Status(status::Args),
     /// Let handlers read and call nothing until they are resumed, on every host of this file on this machine
@@ -110,6 +113,7 @@ impl Cli {
             Command::Run(args) => run::run(args).await,
             Command::Publish(args) => publish::run(args).await,
             Command::Check(args) => check::run(args).await,
+            Command::Inspect(args) => inspect::run(&args),
             Command::Status(args) => status::run(args).await,
             Command::Pause(args) => steer::run(args, steer::Wish::Pause).await,
             Command::Resume(args) => steer::run(args, steer::Wish::Resume).await,

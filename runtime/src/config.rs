@@ -22,14 +22,17 @@ mod keys;
 mod outage;
 mod problem;
 mod safety;
+mod secrets;
 mod section;
 mod tree;
+mod trust;
 mod units;
 
 pub use environment::Environment;
 pub use handler::{HandlerConfig, PayloadForm, Places};
 pub use outage::DeadLetterCap;
 pub use problem::{Place, Problem, Problems};
+pub use secrets::{HandlerSecrets, SecretSources};
 pub use units::{duration, start};
 
 use problem::Collector;
@@ -53,6 +56,8 @@ pub struct Config {
     pub schemas_place: Place,
     /// What concerns the whole process.
     pub host: Host,
+    /// Where the secrets of handlers come from.
+    pub secrets: SecretSources,
     /// The handlers to run, in the order of the file.
     pub handlers: Vec<HandlerConfig>,
     /// Handlers with `enabled = false`: not run, but `status` and `dlq` know them.
@@ -76,6 +81,8 @@ pub struct Host {
     pub consecutive_errors_limit: Option<u32>,
     /// Seeds the random numbers of handlers; made up at each start if there is none.
     pub secret: Option<sandbox::Secret>,
+    /// Who may sign modules, where a handler does not say otherwise; `None`: nobody has to.
+    pub trusted_keys: Option<Vec<sandbox::TrustedKey>>,
     /// Where the running host listens for commands.
     pub control: ControlSocket,
     /// Where compiled modules are kept for later starts, if anywhere.
@@ -246,8 +253,10 @@ fn read(path: &Path, mut tree: Table, environment: &Environment, problems: &mut 
     let host = host(&mut section, directory, environment);
     section.finish();
 
-    let defaults = handler::Defaults { directory, consumer: &consumer, sqlite };
+    let defaults = handler::Defaults { directory, consumer: &consumer, trusted: host.trusted_keys.as_deref(), sqlite };
     let all = handler::read_all(tree.take("handler"), &defaults, problems);
+    let asked = all.iter().flat_map(|(_, handler)| handler.spec.grants.secrets.names());
+    let secrets = secrets::read(&mut tree, directory, environment, asked, problems);
     Section::new("", &keys::ROOT, tree, Place::File, problems).finish();
 
     let (handlers, disabled) = all.into_iter().partition(|(enabled, _)| *enabled);
@@ -260,6 +269,7 @@ fn read(path: &Path, mut tree: Table, environment: &Environment, problems: &mut 
         schemas: decode::Settings { dirs, builtin, max_payload: usize::try_from(max_payload).unwrap_or(usize::MAX) },
         schemas_place,
         host,
+        secrets,
         handlers: strip(handlers),
         disabled: strip(disabled),
     }
@@ -281,6 +291,7 @@ fn host(section: &mut Section<'_>, directory: &Path, environment: &Environment) 
         consumers_enabled: section.boolean("consumers_enabled", true),
         consecutive_errors_limit: u32::try_from(limit).ok().filter(|limit| *limit > 0),
         secret: secret(section),
+        trusted_keys: trust::keys(section, directory),
         control: control(section, directory),
         code_cache: code_cache(section, directory, environment),
         log: log(section),

@@ -178,6 +178,9 @@ pub struct Effects {
     pub writes: Vec<KeyWrite>,
     /// The versions of all keys that were read: if one has moved at commit, nothing is committed.
     pub reads: Vec<KeyRead>,
+    /// Bytes that all keys of the space may hold, names and values. Writes that add to more are refused with everything
+    /// else; nothing is counted without a limit.
+    pub key_bytes: Option<u64>,
 }
 
 /// One write to a handler's keys.

@@ -4,6 +4,7 @@ mod backoff;
 mod cap;
 mod consumer;
 mod control;
+mod files;
 mod idle;
 mod observe;
 mod placing;
@@ -14,7 +15,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,10 @@ pub use control::{Control, Report, State, UnknownHandler};
 pub use observe::{Observer, Outcome, Quiet, Record, Tally};
 
 use backoff::Backoff;
+use files::Files;
 
 use crate::bus::{self, Bus, Subscription};
-use crate::config::{Config, HandlerConfig};
+use crate::config::{self, Config, HandlerConfig};
 use crate::decode::{self, Decoder};
 use crate::dispatch::Order;
 use crate::sandbox::{self, Module, Sandbox, Workers};
@@ -101,6 +103,9 @@ pub enum Error {
         /// Why.
         source: sandbox::LoadError,
     },
+    /// A handler's secrets cannot be read.
+    #[error("a secret is missing or cannot be used")]
+    Secrets(#[from] config::Problems),
     /// A handler cannot be prepared.
     #[error("handler {handler} cannot be prepared")]
     Handler {
@@ -264,10 +269,14 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
         (config.host.threads, config.host.secret.clone(), config.host.code_cache.clone());
     let reuse = config.handlers.iter().any(|handler| handler.spec.reuse > 1);
     let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse, code_cache })?;
-    let mut prepared = Vec::new();
+    let (mut prepared, mut specs) = (Vec::new(), Vec::new());
+    for handler in &config.handlers {
+        specs.push(with_secrets(config, handler)?);
+    }
+    let files = Files::read(config)?;
     // Handlers that name one file share what it was compiled to.
     let mut modules: HashMap<&PathBuf, Module> = HashMap::new();
-    for handler in &config.handlers {
+    for (handler, spec) in config.handlers.iter().zip(specs) {
         let name = &handler.spec.name;
         if handler.order != Order::None && !bus.guarantees().ordered_groups {
             return Err(Error::Order(name.clone()));
@@ -277,11 +286,11 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
         }
         let module = match modules.entry(&handler.module) {
             Entry::Occupied(loaded) => loaded.get().clone(),
-            Entry::Vacant(place) => place.insert(load_module(&sandbox, name, &handler.module)?).clone(),
+            Entry::Vacant(place) => place.insert(files.load(&sandbox, handler)?).clone(),
         };
         let services = services::HandlerServices::new(config, handler, Arc::clone(bus), Arc::clone(decoder));
         let ready = sandbox
-            .handler(&module, handler.spec.clone(), Arc::new(services))
+            .handler(&module, spec, Arc::new(services))
             .map_err(|source| Error::Handler { handler: name.clone(), source })?;
         for missing in ready.missing_grants() {
             let interface = missing.capability.interface();
@@ -292,16 +301,15 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
     Ok(Loaded { sandbox, prepared })
 }
 
-fn load_module(sandbox: &Sandbox, handler: &str, path: &Path) -> Result<Module, Error> {
-    let named = || (handler.to_owned(), path.to_owned());
-    let wasm = std::fs::read(path).map_err(|source| {
-        let (handler, path) = named();
-        Error::Unreadable { handler, path, source }
-    })?;
-    sandbox.load(&wasm).map_err(|source| {
-        let (handler, path) = named();
-        Error::Module { handler, path, source }
-    })
+/// What a handler may do, with the values of its secrets.
+fn with_secrets(config: &Config, handler: &HandlerConfig) -> Result<sandbox::Spec, config::Problems> {
+    let found = config.secrets_of(handler)?;
+    for warning in &found.warnings {
+        tracing::warn!(handler = handler.name, "{warning}");
+    }
+    let mut spec = handler.spec.clone();
+    spec.grants.secrets = found.secrets;
+    Ok(spec)
 }
 
 fn list(errors: &[decode::SchemaError]) -> String {

@@ -2,8 +2,11 @@
 //!
 //! - `engine`: the pool behind all handlers; [`Sandbox`].
 //! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to.
+//! - `inspect`: what a component is, without compiling it.
 //! - `call`: one event through one instance, a fresh one unless `reuse` has kept one.
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
+//! - `trust`: which bytes may be loaded at all, by digest or by `signature`.
+//! - `secrets`: values a guest may read and nobody may see.
 //! - `workers`: the threads on which calls run; `monitor`: stops those that take too long.
 //! - `limits`: every limit with its reason.
 
@@ -13,11 +16,15 @@ mod contract_v0_1;
 mod engine;
 mod grants;
 mod host;
+mod inspect;
 pub mod limits;
 mod modules;
 mod monitor;
 mod reuse;
+mod secrets;
+mod signature;
 mod text;
+mod trust;
 mod wasi;
 mod workers;
 
@@ -31,7 +38,11 @@ use crate::event::{Effects, Event, KeyList, Outgoing, Payload, Verdict, Versione
 
 pub use engine::{Error, Sandbox, Secret, Settings};
 pub use grants::{Capability, MissingGrant, missing_grants};
+pub use inspect::{Acceptance, Inspection, Producer, Signatures, inspect};
 pub use modules::{Handler, LoadError, Module};
+pub use secrets::Secrets;
+pub use signature::Malformed;
+pub use trust::{BadKey, Trust, TrustedKey, Untrusted};
 pub use workers::Workers;
 
 /// What one handler may do and how far it may go.
@@ -67,8 +78,16 @@ pub struct Grants {
     pub publish: Vec<PublishGrant>,
     /// Whether it has keys of its own.
     pub keys: bool,
+    /// Bytes that all its keys may hold on the bus, names and values; `None` for any number.
+    pub key_bytes: Option<u64>,
     /// Values it may read.
     pub config: Option<BTreeMap<String, String>>,
+    /// Secrets it may read.
+    pub secrets: Secrets,
+    /// Whether clocks show the host's time, and sleeps last. Without, time is the event's and moves by sleeping.
+    pub clock: bool,
+    /// Whether random numbers are the system's. Without, they are derived from the delivery.
+    pub random: bool,
 }
 
 /// One entry of `grants.publish`.

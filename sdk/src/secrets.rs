@@ -1,4 +1,7 @@
-//! Values that must not be seen: passwords, tokens. There is no way to list them.
+//! Values that must not be seen: passwords, tokens. Needs the grant `secrets = ["NAME"]`. There is no way to list them.
+//!
+//! The host hides them in what the handler logs and in the reasons of its failures. That is against accidents: do not count
+//! on it.
 
 use std::fmt;
 
@@ -11,7 +14,7 @@ use crate::bindings::sandbar::handler::secrets as host;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// Not granted.
+    /// Not granted; the text says which line to add.
     Denied(String),
     /// Anything else.
     Other {

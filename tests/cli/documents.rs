@@ -60,6 +60,8 @@ fn the_reference_has_every_key_of_the_sample_and_no_other() {
         for (key, value) in table {
             let path = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
             match value {
+                // Its keys are the operator's own.
+                toml::Value::Table(_) if path == "secrets" => {}
                 toml::Value::Table(inner) if path != "handler.grants.config" => keys(&path, inner, found),
                 toml::Value::Array(items) if path == "handler" => {
                     for item in items {

@@ -28,7 +28,7 @@ fn saw(key: &str, version: u64) -> KeyRead {
 
 fn keys(reads: Vec<KeyRead>, writes: Vec<KeyWrite>) -> Settlement {
     let publish = vec![numbered("out", 1)];
-    Settlement::Ack(Effects { publish, key_space: SPACE.into(), writes, reads })
+    Settlement::Ack(Effects { publish, key_space: SPACE.into(), writes, reads, ..Effects::default() })
 }
 
 /// Runs one call that writes keys.
@@ -74,6 +74,7 @@ pub(crate) async fn they_commit_with_the_ack(fixture: &dyn Fixture) {
         key_space: SPACE.into(),
         writes: vec![set("k", "v"), set("empty", "")],
         reads: vec![saw("k", 0), KeyRead { key: None, version: bus.list_keys(SPACE, "", 1).await.unwrap().version }],
+        ..Effects::default()
     };
     commit(&subscription, take_one(&subscription).await, Settlement::Ack(effects)).await;
     let reader = fixture.host().await;
@@ -208,4 +209,56 @@ pub(crate) async fn published_effects_end_a_wait(fixture: &dyn Fixture) {
     });
     assert_eq!(numbers, [1]);
     assert!(start.elapsed() < Duration::from_secs(5), "seen after {:?}", start.elapsed());
+}
+
+/// Settles one delivery with writes under a limit; the refusal, if it is one.
+async fn limited(
+    bus: &Arc<dyn Bus>,
+    subscription: &Arc<dyn Subscription>,
+    most: u64,
+    writes: Vec<KeyWrite>,
+) -> Option<String> {
+    publish(bus, "t", 1).await;
+    let publish = vec![numbered("out", 1)];
+    let effects = Effects { publish, key_space: SPACE.into(), writes, key_bytes: Some(most), ..Effects::default() };
+    match settle(subscription, take_one(subscription).await, Settlement::Ack(effects)).await {
+        Settled::Committed => None,
+        Settled::Refused(delivery, reason) => {
+            commit(subscription, delivery, Settlement::Ack(Effects::default())).await;
+            Some(reason)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) async fn keys_hold_no_more_than_they_may(fixture: &dyn Fixture) {
+    let bus = fixture.host().await;
+    let subscription = join(&bus, LONG_LEASE).await;
+    let out = bus.subscribe(&group("reader", &["out"], LONG_LEASE)).await.unwrap();
+    let refused = |bytes: u64, most: u64| {
+        let text = format!("the keys of the handler would hold {bytes} bytes, and may hold {most}; more: ");
+        Some(format!("{text}[handler.grants] keys = {{ max_bytes = \"…\" }}"))
+    };
+    // Written before there was a limit: counted when there is one. Names count by their bytes.
+    write(&bus, &subscription, vec![set("a", "1234"), set("ä", "7:8")]).await;
+    assert_eq!(limited(&bus, &subscription, 20, vec![set("b", "123456789")]).await, None);
+    assert_eq!(limited(&bus, &subscription, 20, vec![set("c", "")]).await, refused(21, 20));
+    assert_eq!(read(&bus, "c").await.0, None, "nothing of it is written");
+    consume(&out, 1).await;
+    take_nothing(&out, QUIET).await;
+    // What is written over or deleted makes room, in the same call too.
+    assert_eq!(limited(&bus, &subscription, 20, vec![set("a", ""), set("c", "123")]).await, None);
+    let writes = || vec![set("d", "12345"), delete("d"), set("d", "1"), delete("b"), set("d", "1234567890")];
+    assert_eq!(limited(&bus, &subscription, 20, writes()).await, refused(21, 20));
+    assert_eq!(limited(&bus, &subscription, 21, writes()).await, None);
+    // Under a lower limit less is welcome, and as much.
+    assert_eq!(limited(&bus, &subscription, 5, vec![set("d", "123456789")]).await, None);
+    assert_eq!(limited(&bus, &subscription, 5, vec![set("d", "123456780")]).await, None);
+    assert_eq!(limited(&bus, &subscription, 5, vec![set("d", "1234567890")]).await, refused(21, 5));
+    // A host without the limit writes without counting.
+    write(&bus, &subscription, vec![set("e", "12345678")]).await;
+    assert_eq!(limited(&bus, &subscription, 30, vec![set("f", "")]).await, None);
+    assert_eq!(limited(&bus, &subscription, 30, vec![set("g", "")]).await, refused(31, 30));
+    let names = bus.list_keys(SPACE, "", 100).await.unwrap().keys;
+    assert_eq!(names, ["a", "c", "d", "e", "f", "ä"], "the count is none of them");
 }

@@ -101,6 +101,7 @@ pub(crate) async fn effects_without_a_delivery_commit_whole_or_not_at_all(fixtur
         key_space: "space".into(),
         writes: writes(value),
         reads: vec![KeyRead { key: Some("k".into()), version }],
+        ..Effects::default()
     };
     assert_eq!(bus.apply(&effects(0, "a")).await.unwrap(), Applied::Committed);
     let written = bus.read_key("space", "k").await.unwrap();

@@ -111,6 +111,7 @@ pub(crate) async fn a_frozen_host_changes_nothing(fixture: &dyn Fixture) {
         key_space: "space".into(),
         writes: vec![KeyWrite { key: "k".into(), value: Some(Bytes::from_static(b"v")) }],
         reads: Vec::new(),
+        ..Effects::default()
     };
     while_renewing(&heir, async {
         let mut held = held.into_iter();

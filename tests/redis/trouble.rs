@@ -18,7 +18,7 @@ use crate::support::redis::Server;
 pub(super) fn effects(topics: &[&str]) -> Settlement {
     let publish = topics.iter().map(|topic| numbered(topic, 1)).collect();
     let writes = vec![KeyWrite { key: "k".into(), value: Some("v".into()) }];
-    Settlement::Ack(Effects { publish, key_space: "space".into(), writes, reads: Vec::new() })
+    Settlement::Ack(Effects { publish, key_space: "space".into(), writes, ..Effects::default() })
 }
 
 #[tokio::test]

@@ -166,6 +166,17 @@ fn keys_are_limited() {
 }
 
 #[test]
+fn a_key_larger_than_all_may_be_is_refused_at_once() {
+    let grants = Grants { key_bytes: Some(10), ..everything() };
+    let (handler, _) = probe(Spec { grants, ..spec() });
+    let answer = said(&handler, &keys("fill ab 9\nfill ab 8", ""));
+    assert!(answer.contains("Limit") && answer.contains("11 bytes") && answer.ends_with("Ok(())"), "{answer}");
+    assert!(answer.contains("keys = { max_bytes = "), "{answer}");
+    let effects = call(&handler, &keys("fill ab 8\nfill ac 8", "ok")).1;
+    assert_eq!((effects.writes.len(), effects.key_bytes), (2, Some(10)), "together they are the bus's to count");
+}
+
+#[test]
 fn config_is_what_the_operator_wrote() {
     let (bare, _) = probe(spec());
     let get = |name: &str| event("config", &[("name", name)]);
@@ -177,13 +188,6 @@ fn config_is_what_the_operator_wrote() {
     let empty = Grants { config: Some(std::collections::BTreeMap::new()), ..Grants::default() };
     let (handler, _) = probe(Spec { grants: empty, ..spec() });
     assert_eq!(said(&handler, &get("base")), "Ok(None)");
-}
-
-#[test]
-fn secrets_are_always_denied() {
-    let (handler, _) = probe(granted());
-    let answer = said(&handler, &event("secret", &[("name", "token")]));
-    assert!(answer.contains("Denied") && answer.contains("be given secrets yet"), "{answer}");
 }
 
 #[test]

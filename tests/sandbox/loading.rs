@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sandbar::event::{Verdict, code};
-use sandbar::sandbox::{Capability, Grants, Limits, LoadError, Services, Spec, missing_grants};
+use sandbar::sandbox::{Capability, Grants, Limits, LoadError, Secrets, Services, Spec, missing_grants};
 
 use super::support::{Remembering, bounded, called, event, everything, guest, retried, shared, spec};
 
@@ -213,7 +213,8 @@ fn a_module_says_what_it_is() {
     assert!(module.digest().bytes().all(|byte| byte.is_ascii_hexdigit()));
     assert!(module.imports().iter().any(|name| name == "sandbar:handler/outbox@0.1.0"), "{:?}", module.imports());
     let all = [Capability::Publish, Capability::Keys, Capability::Config, Capability::Secrets];
-    assert_eq!(module.capabilities(), all);
+    let served = [Capability::Clock, Capability::Random];
+    assert_eq!(module.capabilities(), [&all[..], &served].concat());
     let small = shared().0.load(&component("", HANDLE)).unwrap();
     assert_eq!(small.capabilities(), []);
     assert_ne!(small.digest(), module.digest());
@@ -231,11 +232,12 @@ fn missing_grants_come_with_the_line_to_add() {
             r#"[handler.grants] publish = ["topic"]"#,
             "[handler.grants] keys = true",
             r#"[handler.grants] config = { name = "value" }"#,
-            "there is no line to add, no handler can be given secrets yet; a call answers `denied`",
+            r#"[handler.grants] secrets = ["NAME"]"#,
         ]
     );
-    assert_eq!(lines(&everything()).len(), 1);
+    assert_eq!(lines(&everything()).len(), 0);
     assert_eq!(missing_grants(&shared().0.load(&component("", HANDLE)).unwrap(), &Grants::default()), []);
-    let (handler, _) = super::support::probe(Spec { grants: everything(), ..spec() });
+    let without = Grants { secrets: Secrets::default(), ..everything() };
+    let (handler, _) = super::support::probe(Spec { grants: without, ..spec() });
     assert_eq!(handler.missing_grants().len(), 1);
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sandbar::event::{Effects, Event, Fields, KeyList, Metadata, Outgoing, Payload, Verdict, Versioned};
 use sandbar::sandbox::{
-    Draft, DraftError, Grants, Handler, Limits, Module, Prepared, PublishGrant, Ran, Sandbox, Secret, Services,
-    Settings, Spec, Unread,
+    Draft, DraftError, Grants, Handler, Limits, Module, Prepared, PublishGrant, Ran, Sandbox, Secret, Secrets,
+    Services, Settings, Spec, Unread,
 };
 
 /// The component of a test guest.
@@ -46,6 +46,10 @@ pub(crate) fn spec() -> Spec {
     }
 }
 
+/// The secret `TOKEN` of [`everything`].
+pub(crate) const TOKEN: &str = "tok-5f\"3a/9c+77";
+
+/// All grants but real time and real random numbers.
 pub(crate) fn everything() -> Grants {
     Grants {
         publish: vec![
@@ -54,6 +58,8 @@ pub(crate) fn everything() -> Grants {
         ],
         keys: true,
         config: Some(BTreeMap::from([("base".to_owned(), "https://lms".to_owned())])),
+        secrets: Secrets::known([("TOKEN".to_owned(), Secret::new(TOKEN.as_bytes()))]),
+        ..Grants::default()
     }
 }
 

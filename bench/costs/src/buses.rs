@@ -138,7 +138,7 @@ impl Consumer {
             publish: vec![Outgoing { topic: OUT.into(), fields: self.fields.clone() }],
             key_space: GROUP.into(),
             writes: vec![KeyWrite { key: "last".into(), value: Some(value.into()) }],
-            reads: Vec::new(),
+            ..Effects::default()
         }
     }
 }

@@ -51,8 +51,8 @@ pub fn noop() -> Result<Box<dyn Step>> {
 pub fn xapi() -> Result<Box<dyn Step>> {
     let grants = Grants {
         publish: vec![PublishGrant { topic: "xapi-statements".into(), types: vec!["xapi.*".into()] }],
-        keys: false,
         config: Some([("base".to_owned(), "https://lms.example.org/".to_owned())].into()),
+        ..Grants::default()
     };
     Ok(Box::new(Call::new("xapi", grants, decoded(ENROLLMENT)?, 1)?))
 }

@@ -44,6 +44,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     if let Some(config) = &config {
         findings.check_schemas(config);
         findings.check_modules(config);
+        findings.check_secrets(config, args.offline);
         if config.handlers.is_empty() && findings.errors.is_empty() {
             findings.warnings.push(config.problem(&Place::File, "no handler is enabled: `run` has nothing to do"));
         }
@@ -111,7 +112,7 @@ impl Findings {
     fn check_module(&mut self, config: &Config, handler: &HandlerConfig, sandbox: &Sandbox) {
         let path = handler.module.display();
         let loaded = match fs::read(&handler.module) {
-            Ok(wasm) => sandbox.load(&wasm).map_err(|error| format!("module {path} {error}")),
+            Ok(wasm) => sandbox.load_trusted(&wasm, &handler.trust).map_err(|error| format!("module {path} {error}")),
             Err(error) => Err(format!("module {path} cannot be read: {error}")),
         };
         match loaded {
@@ -130,6 +131,19 @@ impl Findings {
             Err(message) => {
                 let message = format!("[[handler]] {:?}: {message}", handler.name);
                 self.errors.push((Exit::Refused, config.problem(&handler.places.module, message)));
+            }
+        }
+    }
+
+    /// Secrets are there where the host runs: where the bus is not to be asked, they need not be either.
+    fn check_secrets(&mut self, config: &Config, offline: bool) {
+        for handler in &config.handlers {
+            match config.secrets_of(handler) {
+                Ok(found) => self.warnings.extend(found.warnings),
+                Err(Problems(missing)) if offline => self.warnings.extend(missing),
+                Err(Problems(missing)) => {
+                    self.errors.extend(missing.into_iter().map(|problem| (Exit::Refused, problem)));
+                }
             }
         }
     }

@@ -7,7 +7,7 @@ use super::keys::{self, Keys};
 use super::problem::{Collector, Place};
 use super::tree::{Node, Table, Value};
 
-/// The environment's variables, as far as they are ours.
+/// The environment's variables. Those that are not ours are there for `[secrets]`, which may name any.
 #[derive(Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
@@ -15,6 +15,9 @@ pub struct Environment(BTreeMap<String, String>);
 /// whatever build scripts use are left alone.
 const PREFIX: &str = "SANDBAR_";
 const BETWEEN: &str = "__";
+
+/// Names that begin with this hold a handler's secret; what follows is its name, which may have [`BETWEEN`] in it.
+pub(super) const SECRET_PREFIX: &str = "SANDBAR_SECRET_";
 
 /// Names that the Python event bus reads, and the setting each of them means. The first of two for one setting wins.
 const OLD_NAMES: [(&str, &[&str], Meaning); 8] = [
@@ -66,7 +69,8 @@ pub(super) fn lay_under(tree: &mut Table, environment: &Environment, problems: &
 /// Lays `SANDBAR_…__…` over the file's tree.
 pub(super) fn lay_over(tree: &mut Table, environment: &Environment, problems: &mut Collector) {
     for (name, text) in &environment.0 {
-        let Some(path) = name.strip_prefix(PREFIX).filter(|rest| rest.contains(BETWEEN)) else { continue };
+        let path = name.strip_prefix(PREFIX).filter(|rest| rest.contains(BETWEEN));
+        let Some(path) = path.filter(|_| !name.starts_with(SECRET_PREFIX)) else { continue };
         let parts: Vec<String> = path.split(BETWEEN).map(str::to_ascii_lowercase).collect();
         let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         if let Err(message) = set(tree, name, &parts, text) {
@@ -193,8 +197,8 @@ fn seconds(text: &str) -> Option<Duration> {
 // === impl Environment ===
 
 impl Environment {
-    /// The variables of this process that are Sandbar's or the Python bus's, or say where caches are. Those that are not
-    /// UTF-8 are read with replacement characters, so that the setting they are for refuses them.
+    /// The variables of this process. Those that are not UTF-8 are read with replacement characters, so that the setting
+    /// they are for refuses them.
     #[must_use]
     pub fn of_process() -> Self {
         Self::from_iter(
@@ -219,13 +223,6 @@ impl std::fmt::Debug for Environment {
 
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Environment {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(pairs: I) -> Self {
-        let ours = |name: &str| {
-            name.starts_with(PREFIX)
-                || [XDG_CACHE_HOME, HOME].contains(&name)
-                || OLD_NAMES.iter().any(|(old, ..)| *old == name)
-        };
-        Self(
-            pairs.into_iter().map(|(name, value)| (name.into(), value.into())).filter(|(name, _)| ours(name)).collect(),
-        )
+        Self(pairs.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
     }
 }

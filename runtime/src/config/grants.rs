@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use super::handler::{filter, is_topic, not_a_topic, required, types};
 use super::keys;
 use super::problem::Place;
-use super::section::Section;
+use super::secrets;
+use super::section::{Found, Section};
 use super::tree::Node;
 use crate::sandbox::limits::{MEMORY, MEMORY_CEILING, TIME};
-use crate::sandbox::{Grants, Limits, PublishGrant};
+use crate::sandbox::{Grants, Limits, PublishGrant, Secrets};
 
 /// One page: no guest has less.
 const LEAST_MEMORY: u64 = 64 << 10;
@@ -22,18 +23,50 @@ pub(super) fn limits(section: &mut Section<'_>) -> Limits {
     Limits { time, memory }
 }
 
-/// Reads `[handler.grants]`; the place is that of the table, if there is one.
-pub(super) fn grants(section: &mut Section<'_>) -> (Grants, Option<Place>) {
+/// What `[handler.grants]` says.
+pub(super) struct Given {
+    pub(super) grants: Grants,
+    /// Where the table stands, if there is one.
+    pub(super) place: Option<Place>,
+    /// Each secret that is asked for, with where.
+    pub(super) secrets: Vec<(String, Place)>,
+}
+
+/// Reads `[handler.grants]`.
+pub(super) fn grants(section: &mut Section<'_>) -> Given {
     let given = section.holds("grants");
     let mut section = section.inner("grants", &keys::GRANTS);
     let place = given.then(|| section.place().clone());
     let takes = "a list of topics, such as [\"statements\", { topic = \"alerts\", types = [\"org.example.*\"] }]";
     let items = section.get("publish", takes, Node::as_items).map_or_else(Vec::new, |found| found.value);
     let publish = items.into_iter().filter_map(|item| publish(&mut section, item)).collect();
-    let keys = section.boolean("keys", false);
+    let (keys, key_bytes) = keys_of(&mut section);
     let config = section.take("config").map(|node| config(&mut section, node));
+    let asked = secrets::asked(&mut section);
+    let (clock, random) = (section.boolean("clock", false), section.boolean("random", false));
     section.finish();
-    (Grants { publish, keys, config }, place)
+    let secrets = Secrets::asked(asked.iter().map(|(name, _)| name.clone()));
+    Given { grants: Grants { publish, keys, key_bytes, config, secrets, clock, random }, place, secrets: asked }
+}
+
+/// Whether there are keys, and how many bytes they may hold.
+fn keys_of(section: &mut Section<'_>) -> (bool, Option<u64>) {
+    let Some(node) = section.take("keys") else { return (false, None) };
+    if let Some(granted) = node.as_boolean() {
+        return (granted, None);
+    }
+    let (place, shown, what) = (node.place.clone(), node.shown(), format!("`keys` in {}", section.label()));
+    let Ok(table) = node.into_table() else {
+        section.problem(&place, format!("{what} is {shown}: it takes true, false or {{ max_bytes = \"10MiB\" }}"));
+        return (false, None);
+    };
+    let mut inner = section.child(what, &keys::KEYS, table, place);
+    let most = required(&mut inner, "max_bytes", "how many bytes may all keys hold?", |inner| {
+        let place = inner.place().clone();
+        inner.size("max_bytes", 1, i64::MAX.unsigned_abs(), "of 1 byte or more").map(|value| Found { value, place })
+    });
+    inner.finish();
+    (true, most.map(|found| found.value))
 }
 
 fn publish(section: &mut Section<'_>, item: Node) -> Option<PublishGrant> {

@@ -10,11 +10,12 @@ use super::outage::{self, DeadLetterCap};
 use super::problem::{Collector, Place};
 use super::section::{Found, Section};
 use super::tree::{Node, Table, Value};
+use super::trust;
 use super::units;
 use crate::bus::{Group, Needs, Start};
 use crate::dispatch::{Filter, Order};
 use crate::event::{Position, Topic};
-use crate::sandbox::Spec;
+use crate::sandbox::{Spec, Trust, TrustedKey};
 use crate::settle::{BreakerSettings, Policy};
 
 /// A handler as the operator asks for it.
@@ -24,6 +25,8 @@ pub struct HandlerConfig {
     pub name: String,
     /// The component's file.
     pub module: PathBuf,
+    /// What its bytes must be.
+    pub trust: Trust,
     /// The consumer group: name, topics, start, lease, prefix of the consumer's name. `order`, which needs
     /// the handler's schemas, and `join_foreign` are not set here.
     pub group: Group,
@@ -75,12 +78,15 @@ pub struct Places {
     pub types: Vec<Place>,
     /// `grants`, or the handler if there are none.
     pub grants: Place,
+    /// Each secret it asks for.
+    pub secrets: Vec<(String, Place)>,
 }
 
 /// What a handler takes from the rest of the configuration.
 pub(super) struct Defaults<'a> {
     pub(super) directory: &'a Path,
     pub(super) consumer: &'a str,
+    pub(super) trusted: Option<&'a [TrustedKey]>,
     pub(super) sqlite: bool,
 }
 
@@ -228,10 +234,11 @@ fn read(
         section.problem(&place, format!("order = \"key\" in {label} {text}"));
     }
     let limits = grants::limits(&mut section);
-    let (grants, grants_place) = grants::grants(&mut section);
+    let trust = trust::of_handler(&mut section, defaults.directory, defaults.trusted);
+    let given = grants::grants(&mut section);
     section.finish();
 
-    let (name, module, topics) = (name?.value, module?, topics?);
+    let (name, module, topics, trust) = (name?.value, module?, topics?, trust?);
     let group_name = group_name.map_or_else(|| name.clone(), |found| found.value);
     let spec = Spec {
         name: name.clone(),
@@ -239,11 +246,12 @@ fn read(
         max_attempts: policy.max_attempts,
         reuse: u32::try_from(reuse).unwrap_or(u32::MAX),
         limits,
-        grants,
+        grants: given.grants,
     };
     let handler = HandlerConfig {
         name,
         module: defaults.directory.join(&module.value),
+        trust,
         group: Group {
             name: group_name,
             topics: topics.value,
@@ -269,7 +277,8 @@ fn read(
             module: module.place,
             topics: topics.place,
             types: types.into_iter().map(|found| found.place).collect(),
-            grants: grants_place.unwrap_or(place),
+            grants: given.place.unwrap_or(place),
+            secrets: given.secrets,
         },
     };
     Some((enabled, handler))

@@ -8,7 +8,7 @@ pub(super) struct Keys {
     pub(super) keys: &'static [&'static str],
 }
 
-pub(super) const ROOT: Keys = Keys { header: "", keys: &["bus", "schemas", "host", "handler"] };
+pub(super) const ROOT: Keys = Keys { header: "", keys: &["bus", "schemas", "host", "secrets", "handler"] };
 pub(super) const BUS: Keys =
     Keys { header: "[bus]", keys: &["url", "topic_prefix", "profile", "durability", "trim", "stream_max_len"] };
 pub(super) const SCHEMAS: Keys = Keys { header: "[schemas]", keys: &["dirs", "builtin"] };
@@ -24,6 +24,7 @@ pub(super) const HOST: Keys = Keys {
         "consumers_enabled",
         "consecutive_errors_limit",
         "secret",
+        "trusted_keys",
         "control",
         "code_cache",
         "log",
@@ -35,6 +36,8 @@ pub(super) const HANDLER: Keys = Keys {
     keys: &[
         "name",
         "module",
+        "sha256",
+        "trusted_keys",
         "topics",
         "types",
         "group",
@@ -59,7 +62,10 @@ pub(super) const HANDLER: Keys = Keys {
 };
 pub(super) const BREAKER: Keys = Keys { header: "[handler.breaker]", keys: &["failures", "pause_first", "pause_max"] };
 pub(super) const LIMITS: Keys = Keys { header: "[handler.limits]", keys: &["time", "memory"] };
-pub(super) const GRANTS: Keys = Keys { header: "[handler.grants]", keys: &["publish", "keys", "config"] };
+pub(super) const GRANTS: Keys =
+    Keys { header: "[handler.grants]", keys: &["publish", "keys", "config", "secrets", "clock", "random"] };
+pub(super) const KEYS: Keys = Keys { header: "grants.keys", keys: &["max_bytes"] };
+pub(super) const SECRET: Keys = Keys { header: "[secrets]", keys: &["env", "file"] };
 pub(super) const PUBLISH: Keys = Keys { header: "grants.publish", keys: &["topic", "types"] };
 
 const TABLES: [&Keys; 9] = [&BUS, &SCHEMAS, &HOST, &LOG, &HANDLER, &BREAKER, &LIMITS, &GRANTS, &PUBLISH];

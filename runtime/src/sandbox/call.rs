@@ -11,7 +11,7 @@ use super::engine::Sandbox;
 use super::host::{State, Waiting};
 use super::modules::chain;
 use super::reuse::{Guest, Hand};
-use super::{Ran, limits, text};
+use super::{Ran, Secrets, limits, text};
 use crate::event::{Effects, Event, Verdict, code};
 
 /// Why the host stopped a guest.
@@ -119,13 +119,13 @@ fn sort(error: &wasmtime::Error, state: &State) -> Result<Verdict, String> {
         let most = limits::HOST_CALL_BYTES;
         return Ok(retry(code::LIMIT, &format!("the handler handed over more than {most} bytes in one host call")));
     }
-    Ok(retry(code::TRAP, &trap_reason(error, state.logs.last_words())))
+    Ok(retry(code::TRAP, &trap_reason(error, state.logs.last_words(), &spec.grants.secrets)))
 }
 
-fn trap_reason(error: &wasmtime::Error, last_words: &str) -> String {
+fn trap_reason(error: &wasmtime::Error, last_words: &str, secrets: &Secrets) -> String {
     if last_words.starts_with(PANICKED) {
         // It says what was wrong and where; that it ended in a trap, deep in what reports panics, adds nothing.
-        return text::line(last_words, limits::LAST_WORDS_BYTES);
+        return secrets.line(last_words, limits::LAST_WORDS_BYTES);
     }
     let what = match (error.downcast_ref::<Stop>(), error.downcast_ref::<Trap>()) {
         (Some(stop), _) => stop.to_string(),
@@ -134,7 +134,7 @@ fn trap_reason(error: &wasmtime::Error, last_words: &str) -> String {
     };
     let mut reason = what;
     if !last_words.is_empty() {
-        reason = format!("{reason}; it said last: {}", text::line(last_words, limits::LAST_WORDS_BYTES));
+        reason = format!("{reason}; it said last: {}", secrets.line(last_words, limits::LAST_WORDS_BYTES));
     }
     if let Some(trace) = error.downcast_ref::<WasmBacktrace>() {
         let names: Vec<&str> = trace.frames().iter().filter_map(|frame| frame.func_name()).take(FRAMES).collect();
@@ -176,5 +176,25 @@ pub(super) fn mebibytes(bytes: u64) -> String {
         bytes if bytes.is_multiple_of(1 << 20) => format!("{}MiB", bytes >> 20),
         bytes if bytes.is_multiple_of(1 << 10) => format!("{}KiB", bytes >> 10),
         bytes => format!("{bytes}B"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Secret;
+    use super::*;
+
+    #[test]
+    fn no_reason_of_a_trap_shows_a_secret() {
+        let secrets = Secrets::known([("S".to_owned(), Secret::new(b"not for the eyes of others"))]);
+        // Only what is cleaned away stands between its characters.
+        let said: String = "not for the eyes of others".chars().flat_map(|c| [c, '\u{7}']).collect();
+        for (last_words, reason) in [
+            (format!("{PANICKED}x.rs:1:2: {said}"), "panicked at x.rs:1:2: ***"),
+            (said, "wasm trap: it ended; it said last: ***"),
+        ] {
+            let error = wasmtime::Error::msg("wasm trap: it ended");
+            assert_eq!(trap_reason(&error, &last_words, &secrets), reason);
+        }
     }
 }

@@ -6,8 +6,8 @@ use wasmtime::{Engine, Store};
 
 use super::host::{Level, Refused, State};
 use super::modules::Handling;
-use super::{Draft, limits, text};
-use crate::event::{Event, Payload, Verdict, code};
+use super::{Draft, Secrets, limits, text};
+use crate::event::{self, Event, Payload, Verdict};
 
 use self::bindings::exports::sandbar::handler::guest;
 use self::bindings::sandbar::handler::{config, keys, log, outbox, secrets, types};
@@ -116,24 +116,25 @@ impl Prepared {
         // every call would compare the whole record field by field again.
         let handle: TypedFunc<Arguments<'_>, Results> = unsafe { TypedFunc::new_unchecked(handle) };
         let (answer,) = handle.call(&mut *store, (argument,))?;
-        Ok(answer.map_or_else(verdict, |()| Verdict::Done))
+        Ok(answer.map_or_else(|failure| verdict(failure, &handling.spec.grants.secrets), |()| Verdict::Done))
     }
 }
 
-fn verdict(failure: types::Failure) -> Verdict {
+fn verdict(failure: types::Failure, secrets: &Secrets) -> Verdict {
+    let code = |text: &str| text::code(&secrets.hide(text, limits::REASON_BYTES), limits::CODE_BYTES);
     match failure {
         types::Failure::Retry(request) => {
             let own = request.attributes.iter().find(|(name, _)| name == "code");
-            let own = own.and_then(|(_, value)| text::code(value, limits::CODE_BYTES));
+            let own = own.and_then(|(_, value)| code(value));
             Verdict::Retry {
-                code: own.unwrap_or_else(|| code::RETRY.to_owned()),
-                reason: text::line(&request.reason, limits::REASON_BYTES),
+                code: own.unwrap_or_else(|| event::code::RETRY.to_owned()),
+                reason: secrets.line(&request.reason, limits::REASON_BYTES),
                 after: request.after_ms.map(std::time::Duration::from_millis),
             }
         }
         types::Failure::Reject(rejection) => Verdict::Reject {
-            code: text::code(&rejection.code, limits::CODE_BYTES).unwrap_or_else(|| REJECTED.to_owned()),
-            reason: text::line(&rejection.message, limits::REASON_BYTES),
+            code: code(&rejection.code).unwrap_or_else(|| REJECTED.to_owned()),
+            reason: secrets.line(&rejection.message, limits::REASON_BYTES),
         },
     }
 }
@@ -211,8 +212,8 @@ impl config::Host for State {
 }
 
 impl secrets::Host for State {
-    fn get(&mut self, _name: String) -> Result<String, secrets::Error> {
-        self.secret().map_err(|refused| secrets::Error::Denied(refused.into_text()))
+    fn get(&mut self, name: String) -> Result<String, secrets::Error> {
+        self.secret(&name).map_err(|refused| secrets::Error::Denied(refused.into_text()))
     }
 }
 

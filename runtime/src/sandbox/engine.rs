@@ -10,7 +10,7 @@ use super::cache::Cache;
 use super::modules::{Handler, Handling, LoadError, Module, chain, load};
 use super::monitor::{Monitor, Watch};
 use super::reuse::Shelves;
-use super::{Ran, Services, Spec, call, limits};
+use super::{Ran, Services, Spec, Trust, call, limits};
 use crate::event::Event;
 
 /// How the sandbox is laid out.
@@ -31,8 +31,8 @@ pub struct Settings {
     pub code_cache: Option<PathBuf>,
 }
 
-/// Bytes that only the operator knows. Whoever knew them could tell what a guest's random numbers will be. They are
-/// never shown.
+/// Bytes that only the operator knows, and whom the operator tells: a seed, or a handler's password. They are never
+/// shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<[u8]>);
 
@@ -114,7 +114,9 @@ impl Secret {
         Self(bytes.into())
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// The bytes. Whoever asks for them keeps them hidden.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 
@@ -179,6 +181,16 @@ impl Sandbox {
     /// What is wrong with it and what to do.
     pub fn load(&self, wasm: &[u8]) -> Result<Module, LoadError> {
         load(&self.engine, self.cache.as_ref(), wasm)
+    }
+
+    /// The same for bytes that have to be what `trust` asks for: nothing is made of others.
+    ///
+    /// # Errors
+    ///
+    /// In what they are not that, else what is wrong with the component.
+    pub fn load_trusted(&self, wasm: &[u8], trust: &Trust) -> Result<Module, LoadError> {
+        trust.check(wasm)?;
+        self.load(wasm)
     }
 
     /// Joins a module with what it may do.

@@ -13,8 +13,12 @@ pub enum Capability {
     Keys,
     /// `sandbar:handler/config`.
     Config,
-    /// `sandbar:handler/secrets`. There is no grant for it yet: every call answers `denied`.
+    /// `sandbar:handler/secrets`.
     Secrets,
+    /// `wasi:clocks`. Without the grant it is served too: time is the event's.
+    Clock,
+    /// `wasi:random`. Without the grant it is served too: numbers are derived from the delivery.
+    Random,
 }
 
 /// A capability that a module imports and its handler was not given.
@@ -22,29 +26,38 @@ pub enum Capability {
 pub struct MissingGrant {
     /// Which.
     pub capability: Capability,
-    /// The line to add to the configuration; for secrets, which languages other than Rust import with everything else,
-    /// that there is none.
+    /// The line to add to the configuration.
     pub line: String,
 }
 
 /// What `module` imports that `grants` does not give. Whether it will be called is not known: languages other than
-/// Rust import everything, used or not.
+/// Rust import everything, used or not. Clocks and random numbers are never missing.
 #[must_use]
 pub fn missing_grants(module: &Module, grants: &Grants) -> Vec<MissingGrant> {
+    missing(module.capabilities(), grants)
+}
+
+/// The same, of what is known to be imported.
+pub(super) fn missing(imported: &[Capability], grants: &Grants) -> Vec<MissingGrant> {
     let given = |capability: &Capability| match capability {
         Capability::Publish => !grants.publish.is_empty(),
         Capability::Keys => grants.keys,
         Capability::Config => grants.config.is_some(),
-        Capability::Secrets => false,
+        Capability::Secrets => !grants.secrets.is_empty(),
+        Capability::Clock | Capability::Random => true,
     };
-    let missing = module.capabilities().iter().filter(|capability| !given(capability));
+    let missing = imported.iter().filter(|capability| !given(capability));
     missing.map(|&capability| MissingGrant { capability, line: capability.line().to_owned() }).collect()
 }
 
 // === impl Capability ===
 
 impl Capability {
-    /// The interface it stands behind, without version.
+    /// All there are.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Publish, Self::Keys, Self::Config, Self::Secrets, Self::Clock, Self::Random];
+
+    /// What a component imports for it: an interface without version, or a package.
     #[must_use]
     pub fn interface(self) -> &'static str {
         match self {
@@ -52,28 +65,47 @@ impl Capability {
             Self::Keys => "sandbar:handler/keys",
             Self::Config => "sandbar:handler/config",
             Self::Secrets => "sandbar:handler/secrets",
+            Self::Clock => "wasi:clocks",
+            Self::Random => "wasi:random",
         }
     }
 
+    /// Whether an import of this name is for it.
+    pub(super) fn is_behind(self, import: &str) -> bool {
+        let interface = import.split('@').next().unwrap_or_default();
+        let of_package = || interface.split('/').next() == Some(self.interface());
+        interface == self.interface() || (self.is_served_without() && of_package())
+    }
+
+    /// Whether its imports are served without the grant, in a way that runs the same again.
+    #[must_use]
+    pub fn is_served_without(self) -> bool {
+        matches!(self, Self::Clock | Self::Random)
+    }
+
     /// The line of the configuration that gives it.
-    fn line(self) -> &'static str {
+    #[must_use]
+    pub fn line(self) -> &'static str {
         match self {
             Self::Publish => r#"[handler.grants] publish = ["topic"]"#,
             Self::Keys => "[handler.grants] keys = true",
             Self::Config => r#"[handler.grants] config = { name = "value" }"#,
-            Self::Secrets => "there is no line to add, no handler can be given secrets yet; a call answers `denied`",
+            Self::Secrets => r#"[handler.grants] secrets = ["NAME"]"#,
+            Self::Clock => "[handler.grants] clock = true",
+            Self::Random => "[handler.grants] random = true",
         }
     }
 
     /// What a guest is told that called it without the grant.
     pub(super) fn denied(self, handler: &str) -> String {
-        match self {
-            Self::Secrets => "no handler can be given secrets yet; there is no line to add".to_owned(),
-            Self::Publish | Self::Keys | Self::Config => {
-                format!("not granted to handler {handler:?}; to allow it: {}", self.line())
-            }
-        }
+        format!("not granted to handler {handler:?}; to allow it: {}", self.line())
     }
+}
+
+/// What a guest is told that asked for a secret which it was not given.
+pub(super) fn no_secret(handler: &str, name: &str) -> String {
+    let name = text::line(name, 200);
+    format!("secret {name:?} is not granted to handler {handler:?}; to allow it: [handler.grants] secrets = [{name:?}]")
 }
 
 // === impl Grants ===

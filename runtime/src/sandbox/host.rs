@@ -1,9 +1,11 @@
 //! The imports a guest gets, whatever version of the contract it speaks: what a call may do, and what it has asked for.
 
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
-use super::grants::Capability;
+use super::call::Stop;
+use super::grants::{self, Capability};
 use super::modules::Handling;
 use super::{Draft, DraftError, limits, wasi};
 use crate::event::{Effects, Event, Outgoing, Payload};
@@ -68,7 +70,7 @@ impl State {
             deadline: started + spec.limits.time,
             meter: Meter::new(spec.limits.memory),
             logs: logs::Logs::default(),
-            wasi: wasi::Context::default(),
+            wasi: wasi::Context::new(spec.grants.clock),
             published: Published::default(),
             keys: keys::Keys::default(),
             trouble: None,
@@ -98,22 +100,23 @@ impl State {
         let (writes, reads) = std::mem::take(&mut self.keys).into_parts();
         let key_space =
             if writes.is_empty() && reads.is_empty() { String::new() } else { self.handling.spec.name.clone() };
-        Effects { publish: std::mem::take(&mut self.published).messages, key_space, writes, reads }
+        let key_bytes = self.handling.spec.grants.key_bytes;
+        Effects { publish: std::mem::take(&mut self.published).messages, key_space, writes, reads, key_bytes }
     }
 
     /// Writes one log line, if the call has lines left.
     pub(super) fn log(&mut self, level: Level, message: &str) {
-        self.logs.write(&self.handling.spec.name, &self.event.metadata.id, level, message);
+        self.logs.write(&voice(&self.handling, &self.event), level, message);
     }
 
     /// Takes what the guest wrote to its standard output or error.
     pub(super) fn print(&mut self, stream: Stream, bytes: &[u8]) {
-        self.logs.print(&self.handling.spec.name, &self.event.metadata.id, stream, bytes);
+        self.logs.print(&voice(&self.handling, &self.event), stream, bytes);
     }
 
     /// Logs what is still open once the call is over.
     pub(super) fn finish_logs(&mut self) {
-        self.logs.finish(&self.handling.spec.name, &self.event.metadata.id);
+        self.logs.finish(&voice(&self.handling, &self.event));
     }
 
     /// Checks and encodes a draft; answers the id it will have.
@@ -156,14 +159,37 @@ impl State {
         }
     }
 
-    /// No grant gives secrets yet.
-    pub(super) fn secret(&self) -> Result<String, Refused> {
-        Err(Refused::Denied(Capability::Secrets.denied(&self.handling.spec.name)))
+    /// The value of a secret. One that is not granted is denied whether or not there is one of that name.
+    pub(super) fn secret(&self, name: &str) -> Result<String, Refused> {
+        let spec = &self.handling.spec;
+        let value = spec.grants.secrets.get(name).map(str::to_owned);
+        value.ok_or_else(|| Refused::Denied(grants::no_secret(&spec.name, name)))
     }
 
     /// What the guest is told of its time.
     pub(super) fn deadline_ms(&self) -> u32 {
         millis(self.handling.spec.limits.time)
+    }
+
+    /// Waits as long as the guest has to for one of these; not longer than the call may last.
+    pub(super) fn sleep_until_ready(&mut self, pollables: &[u32]) -> wasmtime::Result<()> {
+        let wait = self.wasi.wait(pollables);
+        if wait.is_zero() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let until = now.checked_add(wait).filter(|until| *until < self.deadline);
+        let end = until.unwrap_or(self.deadline);
+        self.outside(|| {
+            // It can be woken for no reason.
+            while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+                thread::park_timeout(left);
+            }
+        });
+        match until {
+            Some(_) => Ok(()),
+            None => Err(Stop::Time.into()),
+        }
     }
 
     /// Runs `wait` with this call's core given up meanwhile.
@@ -181,6 +207,11 @@ impl State {
         });
         wait()
     }
+}
+
+/// Whose words the log shows.
+fn voice<'a>(handling: &'a Handling, event: &'a Event) -> logs::Voice<'a> {
+    logs::Voice { handler: &handling.spec.name, event: &event.metadata.id, secrets: &handling.spec.grants.secrets }
 }
 
 fn draft_bytes(draft: &Draft) -> usize {

@@ -180,6 +180,17 @@ pub const CODE_BYTES: usize = 64;
 /// time to pass ends.
 pub const CLOCK_STEP_NANOS: u32 = 1_000;
 
+// === secrets ===
+
+/// Bytes of a secret at least. A shorter one can be found by trying, and hiding it would leave little of a log.
+pub const SECRET_LEAST: usize = 8;
+
+/// Bytes of a secret at most: a private key with its certificates has some 10 KiB.
+pub const SECRET_MOST: usize = 64 << 10;
+
+/// Secrets of one handler. Each is looked for in whatever the handler says.
+pub const SECRETS: usize = 32;
+
 impl Default for Limits {
     fn default() -> Self {
         Self { time: TIME, memory: MEMORY }

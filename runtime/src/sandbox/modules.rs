@@ -15,6 +15,7 @@ use super::engine::Secret;
 use super::grants::{Capability, MissingGrant, missing_grants};
 use super::host::State;
 use super::reuse::{Hand, Shelf};
+use super::trust::{Untrusted, hex};
 use super::{Services, Spec, contract_v0_1, limits, wasi};
 
 /// A compiled component that can be called. Cloning shares it.
@@ -66,6 +67,9 @@ pub enum LoadError {
         "is a core module, not a component: build with `cargo build --target wasm32-wasip2`, or wrap it with `wasm-tools component new`"
     )]
     CoreModule,
+    /// Not the bytes that were meant, or nobody trusted signed them.
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     /// More bytes than [`limits::MODULE_BYTES`].
     #[error("has {size} bytes; a module may have {most}: strip debug information from it")]
     TooLarge {
@@ -120,11 +124,7 @@ pub(super) fn load(engine: &Engine, cache: Option<&Cache>, wasm: &[u8]) -> Resul
     let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
     let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
     if !exports.iter().any(|name| name == contract_v0_1::EXPORT) {
-        let exports = match exports.is_empty() {
-            true => "nothing".to_owned(),
-            false => exports.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
-        };
-        return Err(LoadError::NoGuest { exports, served: "`sandbar:handler/guest@0.1.0`" });
+        return Err(no_guest(&exports));
     }
     let pre = link(engine, &component)?;
     let contract = contract_v0_1::Prepared::new(engine, &component, pre).map_err(|error| broken(&error))?;
@@ -153,7 +153,7 @@ fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, LoadError> {
 }
 
 /// Looks at the first bytes, for an error that says what the file is.
-fn look(wasm: &[u8]) -> Result<(), LoadError> {
+pub(super) fn look(wasm: &[u8]) -> Result<(), LoadError> {
     if wasm.len() > limits::MODULE_BYTES {
         return Err(LoadError::TooLarge { size: wasm.len(), most: limits::MODULE_BYTES });
     }
@@ -170,23 +170,20 @@ fn link(engine: &Engine, component: &Component) -> Result<InstancePre<State>, Lo
     contract_v0_1::link(&mut linker).map_err(|error| broken(&error))?;
     let ty = component.component_type();
     for (name, import) in ty.imports(engine) {
-        let own = is_ours(name);
         let ComponentItem::ComponentInstance(instance) = &import.ty else {
             // A type that is imported by itself asks nothing of the host.
             if matches!(import.ty, ComponentItem::Type(_)) {
                 continue;
             }
-            return Err(unserved(name));
+            served(name, false)?;
+            continue;
         };
         if let Some(function) = asynchronous(engine, instance) {
             return Err(LoadError::Async(format!("it imports the async function `{name}#{function}`")));
         }
-        match wasi::interface(name) {
-            Some(interface) => {
-                wasi::link(engine, &mut linker, name, interface, instance).map_err(|error| broken(&error))?;
-            }
-            None if own => {}
-            None => return Err(unserved(name)),
+        served(name, true)?;
+        if let Some(interface) = wasi::interface(name) {
+            wasi::link(engine, &mut linker, name, interface, instance).map_err(|error| broken(&error))?;
         }
     }
     linker.instantiate_pre(component).map_err(|error| broken(&error))
@@ -202,6 +199,21 @@ fn is_ours(import: &str) -> bool {
     parts.is_some_and(|(interface, version)| {
         version == contract_v0_1::VERSION && contract_v0_1::INTERFACES.contains(&interface)
     })
+}
+
+/// Whether something serves an import, going by its name: only interfaces are served.
+pub(super) fn served(name: &str, is_instance: bool) -> Result<(), LoadError> {
+    let known = is_instance && (is_ours(name) || wasi::interface(name).is_some());
+    if known { Ok(()) } else { Err(unserved(name)) }
+}
+
+/// What is said of a component that is no handler.
+pub(super) fn no_guest(exports: &[String]) -> LoadError {
+    let exports = match exports.is_empty() {
+        true => "nothing".to_owned(),
+        false => exports.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+    };
+    LoadError::NoGuest { exports, served: "`sandbar:handler/guest@0.1.0`" }
 }
 
 fn unserved(name: &str) -> LoadError {
@@ -223,11 +235,9 @@ fn unserved(name: &str) -> LoadError {
     LoadError::Import { name: name.to_owned(), hint }
 }
 
-fn capabilities(imports: &[String]) -> Vec<Capability> {
-    let all = [Capability::Publish, Capability::Keys, Capability::Config, Capability::Secrets];
-    let imported =
-        |capability: &Capability| imports.iter().any(|name| name.split('@').next() == Some(capability.interface()));
-    all.into_iter().filter(imported).collect()
+pub(super) fn capabilities(imports: &[String]) -> Vec<Capability> {
+    let imported = |capability: &Capability| imports.iter().any(|name| capability.is_behind(name));
+    Capability::ALL.into_iter().filter(imported).collect()
 }
 
 /// Sorts what wasmtime says about bytes it does not take.
@@ -260,13 +270,6 @@ pub(super) fn chain(error: &wasmtime::Error) -> String {
         let _ = write!(text, "{}{cause}", if depth == 0 { "" } else { ": " });
     }
     super::text::line(&text, limits::REASON_BYTES)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 // === impl Module ===

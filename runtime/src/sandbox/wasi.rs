@@ -2,7 +2,8 @@
 //!
 //! Language runtimes import WASI whether or not the handler uses it, so what they import is linked, function by
 //! function. Those that runtimes really call are in `served`; every other one refuses in the way its type allows, or
-//! traps with its name. Nothing here waits: sleeping moves the guest's virtual clock and returns.
+//! traps with its name. Sleeping moves the guest's virtual clock and returns. Only with the grant `clock` does it last,
+//! never longer than the call may, with the call's core given up meanwhile.
 
 use wasmtime::Engine;
 use wasmtime::component::types::{ComponentFunc, ComponentInstance, ComponentItem, Type};

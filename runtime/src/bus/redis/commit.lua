@@ -3,6 +3,7 @@
 -- ARGV: group consumer id token maxlen
 --       messages, then for each: index of its topic in KEYS, count of arguments, name value ...
 --       reads, then for each: 'key' field version, or 'space' '' version
+--       bytes that all keys of the space may hold, or 'any'
 --       writes, then for each: 'set' field value, or 'del' field ''
 local space = KEYS[5]
 local maxlen = ARGV[5]
@@ -75,6 +76,8 @@ if moved then
   return {'conflict'}
 end
 
+local most = tonumber(take())
+local total
 local writes = {}
 local count = tonumber(take())
 for n = 1, count do
@@ -88,6 +91,40 @@ if count > 0 then
   local sequence = redis.call('HGET', space, 'seq') or '0'
   if not string.match(sequence, '^%d+$') or #sequence > 15 then
     return {'refused', space .. ' has the field seq, which is no count of writes: remove the key'}
+  end
+  if most then
+    -- What the field says holds as long as nobody has written without counting since.
+    local size = function(field, stored)
+      return #field - 1 + #stored - #(string.match(stored, '^%d+:') or '')
+    end
+    local counted = redis.call('HGET', space, 'bytes') or ''
+    local at_sequence, bytes = string.match(counted, '^(%d+):(%d+)$')
+    total = at_sequence == sequence and tonumber(bytes) or nil
+    if not total then
+      total = 0
+      local all = redis.call('HGETALL', space)
+      for n = 1, #all, 2 do
+        if string.sub(all[n], 1, 1) == '=' then
+          total = total + size(all[n], all[n + 1])
+        end
+      end
+    end
+    local before, own = total, {}
+    for n = 1, count do
+      local what, field, value = writes[n][1], writes[n][2], writes[n][3]
+      local old = own[field]
+      if not old then
+        local stored = redis.call('HGET', space, field)
+        old = stored and size(field, stored) or 0
+      end
+      own[field] = what == 'set' and #field - 1 + #value or 0
+      total = total + own[field] - old
+    end
+    if total > most and total > before then
+      return {'refused', string.format(
+        'the keys of the handler would hold %.0f bytes, and may hold %.0f; more: [handler.grants] keys = { max_bytes = "…" }',
+        total, most)}
+    end
   end
 end
 
@@ -104,6 +141,9 @@ for n = 1, count do
   else
     redis.call('HDEL', space, field)
   end
+end
+if total then
+  redis.call('HSET', space, 'bytes', string.format('%s:%.0f', redis.call('HGET', space, 'seq'), total))
 end
 release(where)
 return {'done'}

@@ -105,6 +105,10 @@ impl Placed {
             push_fields(commit, &message.fields);
         }
         push_reads(commit, effects);
+        match effects.key_bytes {
+            Some(most) => commit.arg(most),
+            None => commit.arg("any"),
+        };
         commit.arg(effects.writes.len());
         for write in &effects.writes {
             match &write.value {

@@ -1,5 +1,7 @@
 //! Keys: read with their versions, checked and written at commit.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -49,8 +51,29 @@ pub(super) fn unmoved(db: &Connection, effects: &Effects) -> Result<bool, Fault>
     Ok(true)
 }
 
-/// Every write, a deletion too, takes the next version of the space.
+/// Every write, a deletion too, takes the next version of the space. What would hold more bytes than it may is refused: the
+/// caller takes everything back.
 pub(super) fn apply(db: &Connection, effects: &Effects) -> Result<(), Fault> {
+    match effects.key_bytes.filter(|_| !effects.writes.is_empty()) {
+        None => write(db, effects),
+        Some(most) => {
+            let mut count = Count::of(db, &effects.key_space)?;
+            let before = count.bytes;
+            count.add(db, effects)?;
+            if count.bytes > most && count.bytes > before {
+                let bytes = count.bytes;
+                return Err(Fault::TooLarge(format!(
+                    "the keys of the handler would hold {bytes} bytes, and may hold {most}; more: [handler.grants] keys \
+                     = {{ max_bytes = \"…\" }}"
+                )));
+            }
+            write(db, effects)?;
+            count.keep(db, &effects.key_space)
+        }
+    }
+}
+
+fn write(db: &Connection, effects: &Effects) -> Result<(), Fault> {
     let space = &effects.key_space;
     for write in &effects.writes {
         let version: u64 = db
@@ -67,6 +90,63 @@ pub(super) fn apply(db: &Connection, effects: &Effects) -> Result<(), Fault> {
         };
     }
     Ok(())
+}
+
+/// The bytes of a space's keys, names and values.
+struct Count {
+    bytes: u64,
+}
+
+// === impl Count ===
+
+impl Count {
+    /// What was kept holds as long as nobody has written without counting since. The table is made when a limit is first
+    /// set: hosts that know nothing of it can use the file too.
+    fn of(db: &Connection, space: &str) -> Result<Self, Fault> {
+        db.prepare_cached(
+            "CREATE TABLE IF NOT EXISTS key_bytes (
+                space TEXT PRIMARY KEY, version INTEGER NOT NULL, bytes INTEGER NOT NULL
+            ) WITHOUT ROWID",
+        )?
+        .execute([])?;
+        let kept = db
+            .prepare_cached("SELECT bytes FROM key_bytes WHERE space = ?1 AND version = ?2")?
+            .query_row(params![space, version(db, space)?], |row| row.get(0))
+            .optional()?;
+        let bytes = match kept {
+            Some(bytes) => bytes,
+            None => db
+                .prepare_cached("SELECT coalesce(sum(octet_length(key) + length(value)), 0) FROM key WHERE space = ?1")?
+                .query_row([space], |row| row.get(0))?,
+        };
+        Ok(Self { bytes })
+    }
+
+    /// Reckons with writes that are not made yet.
+    fn add(&mut self, db: &Connection, effects: &Effects) -> Result<(), Fault> {
+        let mut own: BTreeMap<&str, u64> = BTreeMap::new();
+        for write in &effects.writes {
+            let old = match own.get(write.key.as_str()) {
+                Some(bytes) => *bytes,
+                None => db
+                    .prepare_cached("SELECT octet_length(key) + length(value) FROM key WHERE space = ?1 AND key = ?2")?
+                    .query_row([&effects.key_space, &write.key], |row| row.get(0))
+                    .optional()?
+                    .unwrap_or(0),
+            };
+            let new = write.value.as_ref().map_or(0, |value| (write.key.len() + value.len()) as u64);
+            self.bytes = (self.bytes + new).saturating_sub(old);
+            own.insert(&write.key, new);
+        }
+        Ok(())
+    }
+
+    /// Keeps it for the next time, when the writes are made.
+    fn keep(&self, db: &Connection, space: &str) -> Result<(), Fault> {
+        db.prepare_cached("INSERT OR REPLACE INTO key_bytes (space, version, bytes) VALUES (?1, ?2, ?3)")?
+            .execute(params![space, version(db, space)?, self.bytes])?;
+        Ok(())
+    }
 }
 
 fn version(db: &Connection, space: &str) -> Result<u64, Fault> {

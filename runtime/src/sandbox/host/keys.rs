@@ -86,6 +86,12 @@ impl State {
         self.keys_granted()?;
         valid(&key)?;
         self.keys.count()?;
+        let bytes = value.as_ref().map_or(0, |value| (key.len() + value.len()) as u64);
+        if let Some(most) = self.handling.spec.grants.key_bytes.filter(|most| bytes > *most) {
+            // It would be refused at the commit, whatever else there is.
+            let text = format!("this key would hold {bytes} bytes, and all keys of the handler may hold {most}");
+            return Err(Refused::Limit(format!("{text}; more: [handler.grants] keys = {{ max_bytes = \"…\" }}")));
+        }
         self.keys.write(key, value.map(Bytes::from))
     }
 

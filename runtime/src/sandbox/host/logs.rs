@@ -1,6 +1,6 @@
 //! What a guest says becomes lines of the host's log: cleaned, capped, under the handler's name and the event's id.
 
-use crate::sandbox::{limits, text};
+use crate::sandbox::{Secrets, limits, text};
 
 /// The tracing target of everything a guest says.
 const TARGET: &str = "handler";
@@ -19,6 +19,13 @@ pub(in crate::sandbox) enum Level {
 pub(in crate::sandbox) enum Stream {
     Out,
     Err,
+}
+
+/// Who speaks, about what, and what must not be seen of it.
+pub(in crate::sandbox) struct Voice<'a> {
+    pub(in crate::sandbox) handler: &'a str,
+    pub(in crate::sandbox) event: &'a str,
+    pub(in crate::sandbox) secrets: &'a Secrets,
 }
 
 /// What one call has said so far.
@@ -43,43 +50,43 @@ struct LastWords {
 // === impl Logs ===
 
 impl Logs {
-    pub(in crate::sandbox) fn write(&mut self, handler: &str, event: &str, level: Level, message: &str) {
+    pub(in crate::sandbox) fn write(&mut self, of: &Voice<'_>, level: Level, message: &str) {
         if level == Level::Error {
             // Before the caps: what ended the call is told even if it had said too much before.
-            self.last_words.say(message);
+            self.last_words.say(&of.secrets.hide(message, limits::LAST_WORDS_BYTES + 1));
         }
         if self.lines >= limits::LOG_LINES || self.bytes >= limits::LOG_BYTES {
             self.dropped += 1;
             return;
         }
         let room = limits::LOG_LINE_BYTES.min(limits::LOG_BYTES - self.bytes);
-        let line = text::line(message, room);
+        let line = of.secrets.line(message, room);
         self.lines += 1;
         self.bytes += line.len();
-        emit(handler, event, level, &line);
+        emit(of, level, &line);
     }
 
     /// Takes what was written to a standard stream, and logs the lines that are whole.
-    pub(in crate::sandbox) fn print(&mut self, handler: &str, event: &str, stream: Stream, mut bytes: &[u8]) {
+    pub(in crate::sandbox) fn print(&mut self, of: &Voice<'_>, stream: Stream, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
-            self.keep(stream, &bytes[..end]);
-            self.end_line(handler, event, stream);
+            self.keep(of, stream, &bytes[..end]);
+            self.end_line(of, stream);
             bytes = &bytes[end + 1..];
         }
-        self.keep(stream, bytes);
+        self.keep(of, stream, bytes);
     }
 
     /// Logs what is left over, and how much was dropped.
-    pub(in crate::sandbox) fn finish(&mut self, handler: &str, event: &str) {
+    pub(in crate::sandbox) fn finish(&mut self, of: &Voice<'_>) {
         for stream in [Stream::Out, Stream::Err] {
             if !self.open[stream as usize].is_empty() {
-                self.end_line(handler, event, stream);
+                self.end_line(of, stream);
             }
         }
         if self.dropped > 0 {
             let (dropped, lines, bytes) = (self.dropped, limits::LOG_LINES, limits::LOG_BYTES);
             let message = format!("{dropped} log lines dropped: a call may write {lines} lines and {bytes} bytes");
-            emit(handler, event, Level::Warn, &message);
+            emit(of, Level::Warn, &message);
         }
     }
 
@@ -89,15 +96,21 @@ impl Logs {
         &self.last_words.text
     }
 
-    fn keep(&mut self, stream: Stream, bytes: &[u8]) {
+    fn keep(&mut self, of: &Voice<'_>, stream: Stream, bytes: &[u8]) {
         let open = &mut self.open[stream as usize];
-        let room = (limits::LOG_LINE_BYTES + 1).saturating_sub(open.len());
+        let room = kept(of).saturating_sub(open.len());
         open.extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
-    fn end_line(&mut self, handler: &str, event: &str, stream: Stream) {
+    fn end_line(&mut self, of: &Voice<'_>, stream: Stream) {
         let bytes = std::mem::take(&mut self.open[stream as usize]);
-        let message = String::from_utf8_lossy(&bytes);
+        let mut message = String::from_utf8_lossy(&bytes);
+        if !of.secrets.is_empty() {
+            message = of.secrets.hide(&message, usize::MAX).into_owned().into();
+            if bytes.len() == kept(of) {
+                of.secrets.drop_begun(message.to_mut());
+            }
+        }
         if stream == Stream::Err {
             self.last_words.print(message.trim());
         }
@@ -105,7 +118,7 @@ impl Logs {
             Stream::Out => Level::Info,
             Stream::Err => Level::Warn,
         };
-        self.write(handler, event, level, &message);
+        self.write(of, level, &message);
     }
 }
 
@@ -136,8 +149,13 @@ impl LastWords {
     }
 }
 
-fn emit(handler: &str, event: &str, level: Level, message: &str) {
-    let event = text::line(event, limits::CODE_BYTES * 4);
+/// Bytes that are kept of a line that has not ended: one more than are shown, so that it is seen to be longer.
+fn kept(of: &Voice<'_>) -> usize {
+    limits::LOG_LINE_BYTES + 1 + of.secrets.longest()
+}
+
+fn emit(of: &Voice<'_>, level: Level, message: &str) {
+    let (handler, event) = (of.handler, text::line(of.event, limits::CODE_BYTES * 4));
     match level {
         Level::Trace => tracing::trace!(target: TARGET, handler, event, "{message}"),
         Level::Debug => tracing::debug!(target: TARGET, handler, event, "{message}"),
@@ -150,16 +168,22 @@ fn emit(handler: &str, event: &str, level: Level, message: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::Secret;
 
     fn said(parts: &[(Option<Level>, &str)]) -> String {
+        last_words(&Secrets::default(), parts)
+    }
+
+    fn last_words(secrets: &Secrets, parts: &[(Option<Level>, &str)]) -> String {
+        let of = Voice { handler: "h", event: "e", secrets };
         let mut logs = Logs::default();
         for (level, text) in parts {
             match level {
-                Some(level) => logs.write("h", "e", *level, text),
-                None => logs.print("h", "e", Stream::Err, text.as_bytes()),
+                Some(level) => logs.write(&of, *level, text),
+                None => logs.print(&of, Stream::Err, text.as_bytes()),
             }
         }
-        logs.finish("h", "e");
+        logs.finish(&of);
         logs.last_words().to_owned()
     }
 
@@ -175,6 +199,21 @@ mod tests {
             (&[(None, "printed\n"), (error, "panicked at x.rs:1:2:\nno")], "panicked at x.rs:1:2:\nno"),
         ] {
             assert_eq!(said(parts), expected, "{parts:?}");
+        }
+    }
+
+    #[test]
+    fn the_last_words_hold_no_secret() {
+        let value = "not for the eyes of others";
+        let secrets = Secrets::known([("S".to_owned(), Secret::new(value.as_bytes()))]);
+        let (start, end) = value.split_at(9);
+        let error = Some(Level::Error);
+        assert_eq!(last_words(&secrets, &[(error, &format!("it is {value}"))]), "it is ***");
+        assert_eq!(last_words(&secrets, &[(None, "it is "), (None, start), (None, end), (None, "!\n")]), "it is ***!");
+        for before in limits::LOG_LINE_BYTES - 40..limits::LOG_LINE_BYTES + 40 {
+            let long = format!("{}{value}", "x".repeat(before));
+            let said = last_words(&secrets, &[(None, &long)]);
+            assert!(!said.contains("not"), "{before}: {said}");
         }
     }
 

@@ -1,4 +1,6 @@
-//! The virtual clock and the seeded random numbers of one call.
+//! The clock and the seeded random numbers of one call.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
@@ -6,7 +8,8 @@ use sha2::{Digest, Sha256};
 use crate::event::Event;
 use crate::sandbox::limits;
 
-/// What WASI shows of the world: the event's time and numbers derived from the delivery.
+/// What WASI shows of the world: the event's time and numbers derived from the delivery; with the grant `clock` the
+/// host's time.
 ///
 /// An instance that serves several events keeps its handles and its monotonic clock, which must not go back; wall clock
 /// and random numbers are each call's own.
@@ -14,6 +17,10 @@ use crate::sandbox::limits;
 pub(in crate::sandbox) struct Context {
     /// Seeded when the first of them is asked for: most calls ask for none.
     random: Option<Random>,
+    /// Whether time is the host's.
+    real: bool,
+    /// When the guest first asked for the host's time: its monotonic clock begins there.
+    origin: Option<Instant>,
     /// Nanoseconds since the instance was made, as the guest sees them.
     clock: u64,
     /// The same when the call began.
@@ -37,10 +44,15 @@ struct Random {
 // === impl Context ===
 
 impl Context {
+    /// For a new instance; `real`: with the host's time.
+    pub(in crate::sandbox) fn new(real: bool) -> Self {
+        Self { real, ..Self::default() }
+    }
+
     /// The same instance's next call.
     pub(in crate::sandbox) fn next_call(self) -> Self {
-        let Self { clock, pollables, handles, .. } = self;
-        Self { clock, began: clock, pollables, handles, ..Self::default() }
+        let Self { real, origin, clock, pollables, handles, .. } = self;
+        Self { real, origin, clock, began: clock, pollables, handles, ..Self::default() }
     }
 
     /// How many resources the guest holds.
@@ -58,15 +70,34 @@ impl Context {
         self.handles = self.handles.saturating_sub(1);
     }
 
-    /// The monotonic clock. Each reading moves it on a little.
+    /// The monotonic clock. Each reading moves the virtual one on a little.
     pub(super) fn now(&mut self) -> u64 {
+        if self.real {
+            self.tick();
+            return self.clock;
+        }
         self.clock = self.clock.saturating_add(u64::from(limits::CLOCK_STEP_NANOS));
         self.clock
+    }
+
+    /// Sets a real clock.
+    fn tick(&mut self) {
+        let passed = self.origin.get_or_insert_with(Instant::now).elapsed();
+        self.clock = u64::try_from(passed.as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    /// How fine the clocks are, in nanoseconds.
+    pub(super) fn resolution(&self) -> u32 {
+        if self.real { 1 } else { limits::CLOCK_STEP_NANOS }
     }
 
     /// The wall clock: the event's time, and what has passed of the virtual clock since. An event whose time cannot
     /// be read happened at the Unix epoch.
     pub(super) fn wall(&mut self, event: &Event) -> (u64, u32) {
+        if self.real {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            return (now.as_secs(), now.subsec_nanos());
+        }
         let start = *self.wall.get_or_insert_with(|| {
             let time: Option<Timestamp> = event.metadata.time.parse().ok();
             time.and_then(|time| u64::try_from(time.as_nanosecond()).ok()).unwrap_or(0)
@@ -103,6 +134,9 @@ impl Context {
 
     /// One that is ready after `nanos` more.
     pub(super) fn add_sleep(&mut self, nanos: u64) -> u32 {
+        if self.real {
+            self.tick();
+        }
         self.add_pollable(self.clock.saturating_add(nanos))
     }
 
@@ -112,16 +146,32 @@ impl Context {
         }
     }
 
-    pub(super) fn ready(&self, rep: u32) -> bool {
-        self.ready_at(rep) <= self.clock
+    pub(super) fn ready(&mut self, rep: u32) -> bool {
+        let at = self.ready_at(rep);
+        if self.real && at > self.clock {
+            self.tick();
+        }
+        at <= self.clock
     }
 
-    /// Which of `reps` are ready, by their place in the list. If none is, the clock moves on to the first that will
-    /// be: nothing else can happen while the guest waits.
-    pub(super) fn poll(&mut self, reps: &[u32]) -> Vec<u32> {
+    /// How long the guest has to wait until one of `reps` is ready. Never, on a virtual clock: that moves on to the first
+    /// that will be, as nothing else can happen while the guest waits.
+    pub(in crate::sandbox) fn wait(&mut self, reps: &[u32]) -> Duration {
         let first = reps.iter().map(|rep| self.ready_at(*rep)).min().unwrap_or(0);
+        if self.real && first > self.clock {
+            self.tick();
+            return Duration::from_nanos(first.saturating_sub(self.clock));
+        }
         self.clock = self.clock.max(first);
-        (0..).zip(reps).filter(|(_, rep)| self.ready(**rep)).map(|(place, _)| place).collect()
+        Duration::ZERO
+    }
+
+    /// Which of `reps` are ready, by their place in the list.
+    pub(super) fn poll(&mut self, reps: &[u32]) -> Vec<u32> {
+        if self.real {
+            self.tick();
+        }
+        (0..).zip(reps).filter(|(_, rep)| self.ready_at(**rep) <= self.clock).map(|(place, _)| place).collect()
     }
 
     fn ready_at(&self, rep: u32) -> u64 {
@@ -217,11 +267,31 @@ mod tests {
         let mut context = Context::default();
         let (long, short) = (context.add_sleep(2_000_000), context.add_sleep(1_000_000));
         assert!(!context.ready(short));
-        assert_eq!(context.poll(&[long, short]), [1], "only the first to come");
+        let mut poll = |reps: &[u32]| (context.wait(reps), context.poll(reps));
+        assert_eq!(poll(&[long, short]), (Duration::ZERO, vec![1]), "only the first to come");
         assert_eq!(context.now(), 1_001_000);
-        assert_eq!(context.poll(&[long]), [0]);
+        let mut poll = |reps: &[u32]| (context.wait(reps), context.poll(reps));
+        assert_eq!(poll(&[long]), (Duration::ZERO, vec![0]));
         assert_eq!(context.now(), 2_001_000);
         context.drop_pollable(long);
         assert_eq!(context.add_sleep(u64::MAX), long, "its place is used again");
+    }
+
+    #[test]
+    fn a_real_clock_shows_the_hosts_time_and_waits() {
+        let event = event("t", "1", "2024-05-06T07:08:09Z");
+        let mut context = Context::new(true);
+        let (before, first) = (SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs(), context.now());
+        assert!(context.wall(&event).0 >= before);
+        let (hour, now) = (context.add_sleep(3_600_000_000_000), context.add_pollable(0));
+        let left = context.wait(&[hour]);
+        assert!(left > Duration::from_secs(3_000) && left <= Duration::from_secs(3_600), "{left:?}");
+        assert!(!context.ready(hour) && context.poll(&[hour]).is_empty(), "waiting is the caller's");
+        assert_eq!((context.wait(&[hour, now]), context.poll(&[hour, now])), (Duration::ZERO, vec![1]));
+        let short = context.add_sleep(1);
+        while !context.ready(short) {}
+        assert!(context.now() > first);
+        let later = context.now();
+        assert!(context.next_call().now() >= later, "it goes on in the instance's next call");
     }
 }

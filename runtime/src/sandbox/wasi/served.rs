@@ -1,5 +1,6 @@
 //! The functions that language runtimes really call, each honest about there being nothing.
 
+use ring::rand::{SecureRandom as _, SystemRandom};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, LinkerInstance, Lower, Resource, ResourceType};
 
@@ -43,9 +44,6 @@ struct Datetime {
 
 const OUT: u32 = 1;
 const ERR: u32 = 2;
-
-/// Nanoseconds by which a reading moves the clock.
-const STEP: u32 = limits::CLOCK_STEP_NANOS;
 
 type Cx<'a> = StoreContextMut<'a, State>;
 type Streamed<T> = wasmtime::Result<(Result<T, StreamError>,)>;
@@ -173,17 +171,17 @@ fn poll(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool
     type Awaited = Resource<Pollable>;
     match name {
         "[method]pollable.ready" => {
-            to.func_wrap(name, |cx: Cx<'_>, (one,): (Awaited,)| Ok((cx.data().wasi.ready(one.rep()),)))?;
+            to.func_wrap(name, |mut cx: Cx<'_>, (one,): (Awaited,)| Ok((cx.data_mut().wasi.ready(one.rep()),)))?;
         }
-        "[method]pollable.block" => to.func_wrap(name, |mut cx: Cx<'_>, (one,): (Awaited,)| {
-            cx.data_mut().wasi.poll(&[one.rep()]);
-            Ok(())
-        })?,
+        "[method]pollable.block" => {
+            to.func_wrap(name, |mut cx: Cx<'_>, (one,): (Awaited,)| cx.data_mut().sleep_until_ready(&[one.rep()]))?
+        }
         "poll" => to.func_wrap(name, |mut cx: Cx<'_>, (all,): (Vec<Awaited>,)| {
             if all.is_empty() {
                 return Err(wasmtime::Error::msg("`poll` was called with an empty list"));
             }
             let reps: Vec<u32> = all.iter().map(Resource::rep).collect();
+            cx.data_mut().sleep_until_ready(&reps)?;
             Ok((cx.data_mut().wasi.poll(&reps),))
         })?,
         _ => return Ok(false),
@@ -208,7 +206,9 @@ fn wall_clock(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Resul
             let (seconds, nanoseconds) = wasi.wall(event);
             Ok((Datetime { seconds, nanoseconds },))
         })?,
-        "resolution" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((Datetime { seconds: 0, nanoseconds: STEP },)))?,
+        "resolution" => to.func_wrap(name, |cx: Cx<'_>, ()| {
+            Ok((Datetime { seconds: 0, nanoseconds: cx.data().wasi.resolution() },))
+        })?,
         _ => return Ok(false),
     }
     Ok(true)
@@ -217,7 +217,7 @@ fn wall_clock(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Resul
 fn monotonic_clock(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
     match name {
         "now" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((cx.data_mut().wasi.now(),)))?,
-        "resolution" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((u64::from(STEP),)))?,
+        "resolution" => to.func_wrap(name, |cx: Cx<'_>, ()| Ok((u64::from(cx.data().wasi.resolution()),)))?,
         "subscribe-instant" => to.func_wrap(name, |mut cx: Cx<'_>, (at,): (u64,)| {
             let place = cx.data_mut().wasi.add_pollable(at);
             Ok((own::<Pollable>(&mut cx, place),))
@@ -240,15 +240,15 @@ fn random(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bo
                     return Err(wasmtime::Error::msg(format!("{length} random bytes at once; {most} is the most")));
                 }
                 let mut bytes = vec![0; usize::try_from(length).unwrap_or_default()];
-                fill(&mut cx, &mut bytes);
+                fill(&mut cx, &mut bytes)?;
                 Ok((bytes,))
             })?;
         }
         "get-random-u64" | "get-insecure-random-u64" => {
-            to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((number(&mut cx),)))?;
+            to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((number(&mut cx)?,)))?;
         }
         "insecure-seed" => {
-            to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok(((number(&mut cx), number(&mut cx)),)))?;
+            to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok(((number(&mut cx)?, number(&mut cx)?),)))?;
         }
         _ => return Ok(false),
     }
@@ -284,13 +284,20 @@ fn print(cx: &mut Cx<'_>, out: &Resource<OutputStream>, bytes: &[u8]) {
     cx.data_mut().print(stream, bytes);
 }
 
-fn fill(cx: &mut Cx<'_>, out: &mut [u8]) {
+/// Without the system's numbers, which there always are, the call is not the guest's to answer for: an error of input and
+/// output is the host's trouble.
+fn fill(cx: &mut Cx<'_>, out: &mut [u8]) -> wasmtime::Result<()> {
     let State { wasi, handling, event, .. } = cx.data_mut();
+    if handling.spec.grants.random {
+        let filled = SystemRandom::new().fill(out);
+        return filled.map_err(|_| std::io::Error::other("the system has no random numbers").into());
+    }
     wasi.random(handling.secret.bytes(), &handling.spec.group, event, out);
+    Ok(())
 }
 
-fn number(cx: &mut Cx<'_>) -> u64 {
+fn number(cx: &mut Cx<'_>) -> wasmtime::Result<u64> {
     let mut bytes = [0; 8];
-    fill(cx, &mut bytes);
-    u64::from_le_bytes(bytes)
+    fill(cx, &mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
 }

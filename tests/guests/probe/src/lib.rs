@@ -3,6 +3,8 @@
 
 #![expect(clippy::disallowed_methods, reason = "a guest does what the host is meant to withstand")]
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -41,7 +43,7 @@ impl Guest for Probe {
             "keys" => use_keys(&event),
             "depends" => depends(&event),
             "config" => say(format!("{:?}", config::get(&text(&event, "name")))),
-            "secret" => say(format!("{:?}", secrets::get(&text(&event, "name")))),
+            "secret" => secret(&event),
             "log" => write_log(&event),
             "print" => {
                 print!("{}", text(&event, "out"));
@@ -50,6 +52,7 @@ impl Guest for Probe {
             }
             "world" => say(world()),
             "sleep" => sleep(&event),
+            "random" => say(format!("{:x}", RandomState::new().build_hasher().finish())),
             "wait" => wait(),
             "files" => say(files()),
             "read-stdin" => say(format!("{:?}", std::io::read_to_string(std::io::stdin()))),
@@ -114,6 +117,39 @@ fn depends(event: &Event) -> Outcome {
         Ok(Some(value)) if value == b"down" => retry(event),
         Ok(_) => Ok(()),
         Err(error) => say(format!("{error:?}")),
+    }
+}
+
+/// Reads a secret, and tells it in the way that `way` says.
+fn secret(event: &Event) -> Outcome {
+    let got = secrets::get(&text(event, "name"));
+    let shown = match &got {
+        Ok(value) => value.clone(),
+        Err(error) => format!("{error:?}"),
+    };
+    match text(event, "way").as_str() {
+        "is" => say(format!("{}", got.is_ok_and(|value| value == text(event, "value")))),
+        "log" => {
+            log::write(log::Level::Error, &format!("it is {shown}"), &[("token".to_owned(), shown.clone())]);
+            Ok(())
+        }
+        "print" => {
+            print!("it is {shown}");
+            eprintln!("it is {shown:?}");
+            Ok(())
+        }
+        "panic" => panic!("it is {shown}"),
+        "abort" => {
+            eprintln!("it is {shown}");
+            std::process::abort()
+        }
+        "retry" => Err(Failure::Retry(RetryRequest {
+            reason: format!("it is {shown}"),
+            after_ms: None,
+            attributes: vec![("code".to_owned(), shown)],
+        })),
+        "reject" => reject(&shown, format!("it is {shown}")),
+        _ => say(format!("{got:?}")),
     }
 }
 
