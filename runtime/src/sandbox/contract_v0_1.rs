@@ -116,24 +116,26 @@ impl Prepared {
         // every call would compare the whole record field by field again.
         let handle: TypedFunc<Arguments<'_>, Results> = unsafe { TypedFunc::new_unchecked(handle) };
         let (answer,) = handle.call(&mut *store, (argument,))?;
-        Ok(answer.map_or_else(verdict, |()| Verdict::Done))
+        let most = handling.spec.limits.reason_bytes;
+        Ok(answer.map_or_else(|failure| verdict(failure, most), |()| Verdict::Done))
     }
 }
 
-fn verdict(failure: types::Failure) -> Verdict {
+/// The reason has at most `most` bytes.
+fn verdict(failure: types::Failure, most: usize) -> Verdict {
     match failure {
         types::Failure::Retry(request) => {
             let own = request.attributes.iter().find(|(name, _)| name == "code");
             let own = own.and_then(|(_, value)| text::code(value, limits::CODE_BYTES));
             Verdict::Retry {
                 code: own.unwrap_or_else(|| code::RETRY.to_owned()),
-                reason: text::line(&request.reason, limits::REASON_BYTES),
+                reason: text::line(&request.reason, most),
                 after: request.after_ms.map(std::time::Duration::from_millis),
             }
         }
         types::Failure::Reject(rejection) => Verdict::Reject {
             code: text::code(&rejection.code, limits::CODE_BYTES).unwrap_or_else(|| REJECTED.to_owned()),
-            reason: text::line(&rejection.message, limits::REASON_BYTES),
+            reason: text::line(&rejection.message, most),
         },
     }
 }

@@ -181,21 +181,31 @@ impl Sandbox {
         load(&self.engine, self.cache.as_ref(), wasm)
     }
 
+    /// Whether a module can be called within its handler's limits at all.
+    ///
+    /// # Errors
+    ///
+    /// If the module or the limits do not fit each other or the pool.
+    pub fn fits(&self, module: &Module, spec: &Spec) -> Result<(), Error> {
+        let (limit, name) = (spec.limits.memory, || spec.name.clone());
+        if limit > self.max_memory {
+            let (memory, pool) = (call::mebibytes(limit), call::mebibytes(self.max_memory));
+            return Err(Error::Limit { name: name(), memory, pool });
+        }
+        if module.first_bytes() > limit {
+            let (limit, first) = (call::mebibytes(limit), call::mebibytes(module.first_bytes()));
+            return Err(Error::FirstMemory { name: name(), limit, first });
+        }
+        Ok(())
+    }
+
     /// Joins a module with what it may do.
     ///
     /// # Errors
     ///
     /// If the module or the limits do not fit each other or the pool.
     pub fn handler(&self, module: &Module, spec: Spec, services: Arc<dyn Services>) -> Result<Arc<Handler>, Error> {
-        let limit = spec.limits.memory;
-        if limit > self.max_memory {
-            let (memory, pool) = (call::mebibytes(limit), call::mebibytes(self.max_memory));
-            return Err(Error::Limit { name: spec.name, memory, pool });
-        }
-        if module.first_bytes() > limit {
-            let (limit, first) = (call::mebibytes(limit), call::mebibytes(module.first_bytes()));
-            return Err(Error::FirstMemory { name: spec.name, limit, first });
-        }
+        self.fits(module, &spec)?;
         let secret = self.secret.clone();
         let shut = Arc::default();
         let shelf = self.shelves.shelf(spec.reuse, self.slots, &shut);

@@ -15,7 +15,7 @@ use super::engine::Secret;
 use super::grants::{Capability, MissingGrant, missing_grants};
 use super::host::State;
 use super::reuse::{Hand, Shelf};
-use super::{Services, Spec, contract_v0_1, limits, wasi};
+use super::{Services, Spec, contract_v0_1, limits, shape, wasi};
 
 /// A compiled component that can be called. Cloning shares it.
 #[derive(Clone)]
@@ -74,6 +74,16 @@ pub enum LoadError {
         /// What it may have.
         most: usize,
     },
+    /// It has more of something than [`limits`] allow a module; nothing was compiled.
+    #[error("has {has} {what}; a module may have {most}, whichever handler it is for")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// What it has.
+        has: u64,
+        /// What it may have.
+        most: u64,
+    },
     /// It does not validate or compile.
     #[error("is no valid component: {0}")]
     Invalid(String),
@@ -109,6 +119,7 @@ pub enum LoadError {
 /// Loads a component: those bytes are verified, compiled and linked. Those that were once before are in the cache.
 pub(super) fn load(engine: &Engine, cache: Option<&Cache>, wasm: &[u8]) -> Result<Module, LoadError> {
     look(wasm)?;
+    shape::check(wasm)?;
     let digest: [u8; 32] = Sha256::digest(wasm).into();
     let found = cache.and_then(|cache| cache.load(engine, &digest));
     let cached = found.is_some();
