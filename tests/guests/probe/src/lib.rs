@@ -69,7 +69,8 @@ fn publish(event: &Event) -> Outcome {
     for _ in 0..times {
         let draft = outbox::Draft {
             topic: text(event, "topic"),
-            kind: text(event, "type"),
+            // On the wire that header is the event's own.
+            kind: argument(event, "type").map_or("org.x.made".to_owned(), |_| text(event, "type")),
             key: Some(b"key".to_vec()),
             payload: Payload::Json("1".repeat(size)),
             headers: headers.clone(),
