@@ -4,7 +4,8 @@
 //! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to.
 //! - `call`: one event through one instance, a fresh one unless `reuse` has kept one.
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
-//! - `workers`: the threads on which calls run; `monitor`: stops those that take too long.
+//! - `workers`: the threads on which calls run; `monitor`: stops those that take too long; `overruns`: what becomes of
+//!   handlers whose calls do so again and again.
 //! - `limits`: every limit with its reason; `shape`: those on a module, looked at before it is compiled.
 
 mod cache;
@@ -16,6 +17,7 @@ mod host;
 pub mod limits;
 mod modules;
 mod monitor;
+mod overruns;
 mod reuse;
 mod shape;
 mod text;

@@ -59,6 +59,11 @@ pub(super) fn run(
         Ok(Err(error)) => sort(&error, state),
         Err(panic) => Ok(panicked(state, panic.as_ref())),
     };
+    match &verdict {
+        Ok(Verdict::Retry { code, .. }) if code == code::TIME_LIMIT => handling.overruns.add(),
+        Ok(_) => handling.overruns.pay(),
+        Err(_) => {}
+    }
     let verdict = match (verdict, state.trouble.take()) {
         // The guest could not go on without its keys, or ran out of time over them.
         (Ok(Verdict::Retry { .. } | Verdict::Reject { .. }), Some(trouble)) => Err(trouble),

@@ -9,6 +9,7 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, Po
 use super::cache::Cache;
 use super::modules::{Handler, Handling, LoadError, Module, chain, load};
 use super::monitor::{Monitor, Watch};
+use super::overruns::Overruns;
 use super::reuse::Shelves;
 use super::{Ran, Services, Spec, call, limits};
 use crate::event::Event;
@@ -209,7 +210,8 @@ impl Sandbox {
         let secret = self.secret.clone();
         let shut = Arc::default();
         let shelf = self.shelves.shelf(spec.reuse, self.slots, &shut);
-        let handling = Arc::new(Handling { module: module.clone(), spec, services, secret });
+        let handling =
+            Arc::new(Handling { module: module.clone(), spec, services, secret, overruns: Overruns::default() });
         Ok(Arc::new(Handler { handling, shut, shelf }))
     }
 

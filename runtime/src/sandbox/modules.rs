@@ -14,6 +14,7 @@ use super::cache::Cache;
 use super::engine::Secret;
 use super::grants::{Capability, MissingGrant, missing_grants};
 use super::host::State;
+use super::overruns::Overruns;
 use super::reuse::{Hand, Shelf};
 use super::{Services, Spec, contract_v0_1, limits, shape, wasi};
 
@@ -52,6 +53,8 @@ pub(super) struct Handling {
     pub(super) spec: Spec,
     pub(super) services: Arc<dyn Services>,
     pub(super) secret: Secret,
+    /// Goes up with each call that was stopped for its time, and down with each other one.
+    pub(super) overruns: Overruns,
 }
 
 /// Why a module cannot be used.
@@ -344,6 +347,11 @@ impl Handler {
     /// What a thread calls it with, one event after the other.
     pub(super) fn hand(&self) -> Hand<'_> {
         Hand::new(&self.handling, &self.shelf)
+    }
+
+    /// Whether its calls are to leave the processor to others.
+    pub(super) fn steps_back(&self) -> bool {
+        self.handling.overruns.any()
     }
 
     pub(super) fn is_shut(&self) -> bool {

@@ -219,6 +219,16 @@ mod tests {
     }
 
     #[test]
+    fn megabytes_of_lines_are_counted_and_their_end_is_kept() {
+        let mut logs = Logs::new(&Limits::default());
+        let lines = 1_000_000;
+        logs.print("h", "e", Stream::Err, format!("{}the end", "\n".repeat(lines)).as_bytes());
+        logs.finish("h", "e");
+        assert_eq!(logs.dropped, lines as u64 + 1 - u64::from(limits::LOG_LINES));
+        assert_eq!(logs.last_words(), "the end");
+    }
+
+    #[test]
     fn the_last_words_do_not_grow_with_what_is_said() {
         let most = limits::LAST_WORDS_BYTES;
         let long = format!("start {} end", "ä".repeat(most));
