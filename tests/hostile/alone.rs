@@ -1,5 +1,6 @@
 //! Each case by itself, through the library.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,28 +24,37 @@ const BOUND: Duration = Duration::from_secs(20);
 fn each_ends_as_it_must_and_the_next_event_of_another_handler_is_handled() {
     let (sandbox, module) = shared();
     let neighbour = sandbox.handler(module, spec(), Arc::new(Remembering::default())).unwrap();
+    let mut failed = Vec::new();
     for case in case::all().into_iter().filter(|case| !case.line) {
-        let begun = Instant::now();
-        let loaded = load(sandbox, &case);
-        let took = begun.elapsed();
-        match loaded {
-            Err(error) => {
-                assert!(case.is_refused(), "{}: {error}", case.name);
-                case.check_refusal(&error);
-                assert!(took < BOUND, "{}: refused after {took:?}", case.name);
-            }
-            Ok(handler) => {
-                assert!(!case.is_refused(), "{}: it was loaded", case.name);
-                let case = Arc::new(case);
-                let (event, limit) = (case.event(), handler.spec().limits.time);
-                let begun = Instant::now();
-                let (verdict, effects) = bounded(move || called(sandbox.call(&handler, &event, 1, false)));
-                case.check(&verdict, &effects);
-                assert!(begun.elapsed() < limit + BOUND, "{}: {:?}", case.name, begun.elapsed());
-            }
+        let name = case.name.clone();
+        // What is wrong with one is said, and the others are looked at too.
+        if catch_unwind(AssertUnwindSafe(|| judge(sandbox, case))).is_err() {
+            failed.push(name);
         }
         assert_eq!(called(sandbox.call(&neighbour, &event("ok", &[]), 1, false)).0, Verdict::Done);
     }
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+fn judge(sandbox: &'static Sandbox, case: Case) {
+    let begun = Instant::now();
+    let loaded = load(sandbox, &case);
+    let took = begun.elapsed();
+    let handler = match loaded {
+        Err(error) => {
+            assert!(case.is_refused(), "{}: {error}", case.name);
+            case.check_refusal(&error);
+            assert!(took < BOUND, "{}: refused after {took:?}", case.name);
+            return;
+        }
+        Ok(handler) => handler,
+    };
+    assert!(!case.is_refused(), "{}: it was loaded", case.name);
+    let (event, limit) = (case.event(), handler.spec().limits.time);
+    let begun = Instant::now();
+    let (verdict, effects) = bounded(move || called(sandbox.call(&handler, &event, 1, false)));
+    case.check(&verdict, &effects);
+    assert!(begun.elapsed() < limit + BOUND, "{}: {:?}", case.name, begun.elapsed());
 }
 
 #[test]

@@ -112,14 +112,19 @@ impl Case {
 
     /// Checks how a call of it ended.
     pub(super) fn check(&self, verdict: &Verdict, effects: &Effects) {
+        self.check_reason(self.check_code(verdict, effects));
+    }
+
+    /// Checks how a call of it ended, but not what was said of it; returns that.
+    pub(super) fn check_code<'a>(&self, verdict: &'a Verdict, effects: &Effects) -> &'a str {
         let (kind, code, reason) = match verdict {
             Verdict::Done => ("done", "", ""),
             Verdict::Retry { code, reason, .. } => ("retry", code.as_str(), reason.as_str()),
             Verdict::Reject { code, reason } => ("reject", code.as_str(), reason.as_str()),
         };
         assert_eq!((kind, code), (self.expect.verdict.as_str(), self.expect.code.as_str()), "{}: {reason}", self.name);
-        self.check_reason(reason);
         assert_eq!(effects.publish.len(), self.expect.published, "{}", self.name);
+        reason
     }
 
     /// Checks what is said of it.
