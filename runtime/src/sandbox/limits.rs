@@ -118,6 +118,11 @@ pub const FUNCTIONS: usize = 200_000;
 /// byte the larger a function is, and nothing can stop it.
 pub const FUNCTION_BYTES: usize = 1 << 20;
 
+/// Bytes of each function times its local variables, of all functions together: what compiling takes grows with it. One
+/// function of 720 kB with 20,000 variables (14 thousand million) takes minutes. Python's interpreter with all it is made
+/// of has some hundred million.
+pub const COMPILE_WORK: u64 = 4_000_000_000;
+
 /// Components in components. Composed ones have 2 or 3.
 pub const NESTING: usize = 16;
 

@@ -16,6 +16,8 @@ struct Shape {
     exports: u64,
     types: u64,
     functions: u64,
+    /// What compiling it takes.
+    work: u64,
     /// The component that is being read and those around it, the outermost first.
     open: Vec<Open>,
 }
@@ -80,7 +82,12 @@ impl Shape {
                 within(self.functions, limits::FUNCTIONS as u64, "functions")
             }
             Payload::CodeSectionEntry(body) => {
-                within(length(&body.range()), limits::FUNCTION_BYTES as u64, "bytes in one function")
+                let bytes = length(&body.range());
+                within(bytes, limits::FUNCTION_BYTES as u64, "bytes in one function")?;
+                let groups = body.get_locals_reader().into_iter().flatten().map_while(Result::ok);
+                let locals: u64 = groups.map(|(count, _)| u64::from(count)).sum();
+                self.work = self.work.saturating_add(bytes.saturating_mul(locals));
+                within(self.work, limits::COMPILE_WORK, "bytes of functions times their variables to compile")
             }
             Payload::ComponentImportSection(section) => {
                 self.imports(section.count())?;
