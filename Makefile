@@ -117,6 +117,14 @@ soak: setup ## Run hosts under hundreds of seeds of faults; writes target/soak a
 	cargo build --package sandbar
 	cargo test --package sandbar-tests --test all -- faults::no_seed --nocapture
 
+# HOSTILE_CASE=endless-loop repeats that one only.
+.PHONY: hostile
+hostile: export HOSTILE_REPETITIONS ?= 10000
+hostile: export HOSTILE_NEIGHBOUR := 1
+hostile: setup ## Call each hostile handler thousands of times, and measure its neighbour for half a minute
+	cargo build --package sandbar
+	cargo test --package sandbar-tests --test all -- hostile:: --nocapture --test-threads 1
+
 .PHONY: clean
 clean: ## Remove everything that was built
 	cargo clean

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sandbar::bus::{Durability, Start, Trim};
 use sandbar::config::{Config, ControlSocket, Environment, PayloadForm, Place};
 use sandbar::dispatch::Order;
-use sandbar::sandbox::{PublishGrant, Secret};
+use sandbar::sandbox::{Limits, PublishGrant, Secret};
 use sandbar::settle::BreakerSettings;
 
 fn root() -> PathBuf {
@@ -108,6 +108,7 @@ fn the_defaults_are_the_documented_ones() {
     }
     assert_eq!(handler.payload, PayloadForm::Json);
     assert_eq!((handler.spec.limits.time, handler.spec.limits.memory), (Duration::from_secs(1), 64 << 20));
+    assert_eq!((&handler.spec.limits, handler.events_per_second), (&Limits::default(), None));
     assert_eq!(handler.spec.max_attempts, 5);
     let (pause_first, pause_max) = (Duration::from_secs(1), Duration::from_secs(60));
     assert_eq!(handler.breaker, Some(BreakerSettings { failures: 50, pause_first, pause_max }));
@@ -166,6 +167,17 @@ parked_max = 10
 [handler.limits]
 time = "250ms"
 memory = 33554432
+handles = 7
+host_calls = 800
+host_call_bytes = "9KiB"
+published_events = 10
+published_bytes = "11KiB"
+key_operations = 0
+key_bytes = "13KiB"
+log_lines = 14
+log_bytes = "15KiB"
+reason_bytes = 160
+events_per_second = 17
 [handler.grants]
 publish = ["xapi-statements", { topic = "alerts", types = ["org.example.*"] }]
 keys = true
@@ -209,7 +221,21 @@ payload = "raw"
     assert_eq!((xapi.policy.first, xapi.policy.max), (Duration::from_secs(2), Duration::from_secs(5400)));
     assert_eq!((xapi.in_flight, xapi.parked_max, xapi.spec.reuse), (16, 10, 50));
     assert_eq!((xapi.spec.name.as_str(), xapi.spec.group.as_str(), xapi.spec.max_attempts), ("xapi", "statements", 9));
-    assert_eq!((xapi.spec.limits.time, xapi.spec.limits.memory), (Duration::from_millis(250), 32 << 20));
+    let expected = Limits {
+        time: Duration::from_millis(250),
+        memory: 32 << 20,
+        handles: 7,
+        host_calls: 800,
+        host_call_bytes: 9 << 10,
+        published_events: 10,
+        published_bytes: 11 << 10,
+        key_operations: 0,
+        key_bytes: 13 << 10,
+        log_lines: 14,
+        log_bytes: 15 << 10,
+        reason_bytes: 160,
+    };
+    assert_eq!((&xapi.spec.limits, xapi.events_per_second), (&expected, Some(17)));
     let grants = &xapi.spec.grants;
     let plain = PublishGrant { topic: "xapi-statements".to_owned(), types: Vec::new() };
     let typed = PublishGrant { topic: "alerts".to_owned(), types: vec!["org.example.*".to_owned()] };
@@ -259,6 +285,7 @@ fn the_environment_overrides_every_key() {
             ("SANDBAR_HANDLER__MIRROR_V1_2__TYPES", "org.a.*,org.b.*"),
             ("SANDBAR_HANDLER__MIRROR_V1_2__START", "42"),
             ("SANDBAR_HANDLER__MIRROR_V1_2__LIMITS__MEMORY", "1MiB"),
+            ("SANDBAR_HANDLER__MIRROR_V1_2__LIMITS__EVENTS_PER_SECOND", "30"),
             ("SANDBAR_HANDLER__MIRROR_V1_2__GRANTS__KEYS", "true"),
             ("SANDBAR_HANDLER__MIRROR_V1_2__GRANTS__PUBLISH", r#"["x", {topic = "y", types = ["t"]}]"#),
             ("SANDBAR_HANDLER__MIRROR_V1_2__GRANTS__CONFIG__BASE", "https://x"),
@@ -281,7 +308,7 @@ fn the_environment_overrides_every_key() {
     assert_eq!(handler.group.topics.iter().map(|topic| &**topic).collect::<Vec<_>>(), ["a", "b,c"]);
     assert_eq!(handler.types, ["org.a.*", "org.b.*"]);
     assert_eq!(handler.group.start, Start::After("42".into()));
-    assert_eq!(handler.spec.limits.memory, 1 << 20);
+    assert_eq!((handler.spec.limits.memory, handler.events_per_second), (1 << 20, Some(30)));
     assert!(handler.spec.grants.keys);
     assert_eq!(handler.spec.grants.publish.len(), 2);
     assert_eq!(handler.spec.grants.publish[1].types, ["t"]);

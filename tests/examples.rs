@@ -80,7 +80,7 @@ impl Subject {
             max_attempts: 5,
             reuse: 0,
             // What is tested here is no limit of time; the machine may be busy.
-            limits: Limits { time: Duration::from_secs(30), memory },
+            limits: Limits { time: Duration::from_secs(30), memory, ..Limits::default() },
             grants,
         };
         Ok(Self { handler: SANDBOX.handler(&load(name), spec, rest.clone())?, rest })

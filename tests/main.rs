@@ -11,6 +11,7 @@ mod documents;
 mod examples;
 mod fastavro;
 mod faults;
+mod hostile;
 mod interop;
 mod redis;
 mod run;

@@ -19,6 +19,7 @@ mod ending;
 mod input;
 mod order;
 mod outage;
+mod pacing;
 mod refusing;
 mod resting;
 mod retrying;

@@ -1,6 +1,7 @@
 //! The sandbox, called as the pipeline calls it: real guests, real pool, real threads.
 
 mod calls;
+pub(crate) mod component;
 mod contract;
 mod effects;
 mod hosts_world;
@@ -10,7 +11,7 @@ mod reuse;
 mod said;
 mod secret;
 mod secrets;
-mod support;
+pub(crate) mod support;
 mod trust;
 mod wasi;
 mod workers;

@@ -7,8 +7,9 @@
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
 //! - `trust`: which bytes may be loaded at all, by digest or by `signature`.
 //! - `secrets`: values a guest may read and nobody may see.
-//! - `workers`: the threads on which calls run; `monitor`: stops those that take too long.
-//! - `limits`: every limit with its reason.
+//! - `workers`: the threads on which calls run; `monitor`: stops those that take too long; `overruns`: what becomes of
+//!   handlers whose calls do so again and again.
+//! - `limits`: every limit with its reason; `shape`: those on a module, looked at before it is compiled.
 
 mod cache;
 mod call;
@@ -20,8 +21,10 @@ mod inspect;
 pub mod limits;
 mod modules;
 mod monitor;
+mod overruns;
 mod reuse;
 mod secrets;
+mod shape;
 mod signature;
 mod text;
 mod trust;
@@ -65,10 +68,30 @@ pub struct Spec {
 /// How far one call may go. `sandbox/limits.rs` has the defaults and the reasons.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Wall time of a call.
+    /// Wall time of a call, with all that the host does on its behalf.
     pub time: Duration,
-    /// Bytes of all linear memories of the instance together.
+    /// Bytes of all linear memories and tables of the instance together.
     pub memory: u64,
+    /// Handles (streams, pollables, …) that the guest may hold at once.
+    pub handles: usize,
+    /// Times the guest may call the host, or the engine's helpers.
+    pub host_calls: u64,
+    /// Bytes that one host call, or the answer of the guest, may hand over.
+    pub host_call_bytes: usize,
+    /// Events a call may publish.
+    pub published_events: usize,
+    /// Bytes of all of them.
+    pub published_bytes: usize,
+    /// Reads, writes and lists of keys.
+    pub key_operations: usize,
+    /// Bytes of all key writes.
+    pub key_bytes: usize,
+    /// Log lines, standard output and error included.
+    pub log_lines: u32,
+    /// Bytes of all log lines.
+    pub log_bytes: usize,
+    /// Bytes of the reason of a failure.
+    pub reason_bytes: usize,
 }
 
 /// The capabilities the operator gave to one handler. The default is none.

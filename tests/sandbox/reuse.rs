@@ -56,7 +56,7 @@ fn an_instance_serves_so_many_events_and_no_more() {
 
 #[test]
 fn an_instance_stays_after_an_answer_and_goes_when_there_was_none() {
-    let limits = Limits { time: Duration::from_secs(2), memory: 64 << 20 };
+    let limits = Limits { time: Duration::from_secs(2), memory: 64 << 20, ..Limits::default() };
     let (handler, _) = reusing(Spec { reuse: 1_000, limits, grants: everything(), ..spec() });
     let publish = [("topic", "out"), ("type", "panic")];
     for (kind, arguments, stays) in [

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sandbar::event::{Event, Verdict, code};
 use sandbar::sandbox::{Services, Spec};
 
-use super::loading::importing;
+use super::component::importing;
 use super::support::{Remembering, call, called, event, probe, retried, said, shared, spec};
 
 fn at(first: &str) -> Event {

@@ -112,7 +112,13 @@ impl Findings {
     fn check_module(&mut self, config: &Config, handler: &HandlerConfig, sandbox: &Sandbox) {
         let path = handler.module.display();
         let loaded = match fs::read(&handler.module) {
-            Ok(wasm) => sandbox.load_trusted(&wasm, &handler.trust).map_err(|error| format!("module {path} {error}")),
+            Ok(wasm) => {
+                let module = sandbox.load_trusted(&wasm, &handler.trust).map_err(|error| format!("module {path} {error}"));
+                module.and_then(|module| {
+                    sandbox.fits(&module, &handler.spec).map_err(|error| format!("module {path}: {error}"))?;
+                    Ok(module)
+                })
+            }
             Err(error) => Err(format!("module {path} cannot be read: {error}")),
         };
         match loaded {

@@ -8,19 +8,60 @@ use super::problem::Place;
 use super::secrets;
 use super::section::{Found, Section};
 use super::tree::Node;
-use crate::sandbox::limits::{MEMORY, MEMORY_CEILING, TIME};
+use crate::sandbox::limits::MEMORY_CEILING;
 use crate::sandbox::{Grants, Limits, PublishGrant, Secrets};
 
 /// One page: no guest has less.
 const LEAST_MEMORY: u64 = 64 << 10;
 
-/// Reads `[handler.limits]`.
-pub(super) fn limits(section: &mut Section<'_>) -> Limits {
+/// A language runtime calls the host as it starts.
+const LEAST_HOST_CALLS: u64 = 100;
+
+/// The shortest draft and the shortest log line are handed over.
+const LEAST_HOST_CALL: u64 = 1 << 10;
+
+/// A reason that says something.
+const LEAST_REASON: u64 = 16;
+
+/// More than so many things, or bytes of one kind, of one call is no limit: every call that runs can hold as many.
+const MOST_THINGS: u64 = 10_000_000;
+const MOST_BYTES: u64 = 1 << 30;
+
+/// Reads `[handler.limits]`: how far a call may go, and how many events there may be in a second.
+pub(super) fn limits(section: &mut Section<'_>) -> (Limits, Option<u32>) {
     let mut section = section.inner("limits", &keys::LIMITS);
-    let time = section.duration("time", "1ms").map_or(TIME, |found| found.value);
-    let memory = section.size("memory", LEAST_MEMORY, MEMORY_CEILING, "from 64KiB to 4GiB").unwrap_or(MEMORY);
+    let default = Limits::default();
+    let limits = Limits {
+        time: section.duration("time", "1ms").map_or(default.time, |found| found.value),
+        memory: section.size("memory", LEAST_MEMORY, MEMORY_CEILING, "from 64KiB to 4GiB").unwrap_or(default.memory),
+        handles: count(&mut section, "handles", default.handles),
+        host_calls: section.number("host_calls", LEAST_HOST_CALLS, u64::MAX).unwrap_or(default.host_calls),
+        host_call_bytes: bytes(&mut section, "host_call_bytes", LEAST_HOST_CALL, default.host_call_bytes),
+        published_events: count(&mut section, "published_events", default.published_events),
+        published_bytes: bytes(&mut section, "published_bytes", 0, default.published_bytes),
+        key_operations: count(&mut section, "key_operations", default.key_operations),
+        key_bytes: bytes(&mut section, "key_bytes", 0, default.key_bytes),
+        log_lines: u32::try_from(count(&mut section, "log_lines", default.log_lines as usize)).unwrap_or(u32::MAX),
+        log_bytes: bytes(&mut section, "log_bytes", 0, default.log_bytes),
+        reason_bytes: bytes(&mut section, "reason_bytes", LEAST_REASON, default.reason_bytes),
+    };
+    let per_second = section.number("events_per_second", 1, u64::from(u32::MAX));
     section.finish();
-    Limits { time, memory }
+    (limits, per_second.and_then(|number| u32::try_from(number).ok()))
+}
+
+/// A number of things that are held in memory until the call is over.
+fn count(section: &mut Section<'_>, key: &'static str, default: usize) -> usize {
+    section.number(key, 0, MOST_THINGS).and_then(|number| usize::try_from(number).ok()).unwrap_or(default)
+}
+
+/// A number of bytes that are held in memory until the call is over.
+fn bytes(section: &mut Section<'_>, key: &'static str, least: u64, default: usize) -> usize {
+    let bounds = match least {
+        0 => "up to 1GiB".to_owned(),
+        least => format!("from {least} bytes to 1GiB"),
+    };
+    section.size(key, least, MOST_BYTES, &bounds).and_then(|size| usize::try_from(size).ok()).unwrap_or(default)
 }
 
 /// What `[handler.grants]` says.

@@ -46,6 +46,8 @@ pub struct HandlerConfig {
     pub dead_letters: DeadLetterCap,
     /// Events in hand at once.
     pub in_flight: usize,
+    /// Events it may be given in a second, by this host; `None` for as many as there are.
+    pub events_per_second: Option<u32>,
     /// Retrying and held-back events kept beside the permits, before reading stops.
     pub parked_max: usize,
     /// In which form it gets an event's data.
@@ -233,7 +235,7 @@ fn read(
         };
         section.problem(&place, format!("order = \"key\" in {label} {text}"));
     }
-    let limits = grants::limits(&mut section);
+    let (limits, events_per_second) = grants::limits(&mut section);
     let trust = trust::of_handler(&mut section, defaults.directory, defaults.trusted);
     let given = grants::grants(&mut section);
     section.finish();
@@ -269,6 +271,7 @@ fn read(
         breaker,
         dead_letters,
         in_flight: usize::try_from(in_flight).unwrap_or(usize::MAX),
+        events_per_second,
         parked_max: usize::try_from(parked_max).unwrap_or(usize::MAX),
         payload,
         spec,

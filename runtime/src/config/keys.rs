@@ -61,7 +61,24 @@ pub(super) const HANDLER: Keys = Keys {
     ],
 };
 pub(super) const BREAKER: Keys = Keys { header: "[handler.breaker]", keys: &["failures", "pause_first", "pause_max"] };
-pub(super) const LIMITS: Keys = Keys { header: "[handler.limits]", keys: &["time", "memory"] };
+pub(super) const LIMITS: Keys = Keys {
+    header: "[handler.limits]",
+    keys: &[
+        "time",
+        "memory",
+        "handles",
+        "host_calls",
+        "host_call_bytes",
+        "published_events",
+        "published_bytes",
+        "key_operations",
+        "key_bytes",
+        "log_lines",
+        "log_bytes",
+        "reason_bytes",
+        "events_per_second",
+    ],
+};
 pub(super) const GRANTS: Keys =
     Keys { header: "[handler.grants]", keys: &["publish", "keys", "config", "secrets", "clock", "random"] };
 pub(super) const KEYS: Keys = Keys { header: "grants.keys", keys: &["max_bytes"] };

@@ -27,6 +27,7 @@ mod calling;
 mod gate;
 #[cfg(test)]
 mod gated;
+mod pace;
 #[cfg(test)]
 mod running;
 #[cfg(test)]
@@ -36,6 +37,7 @@ mod settling;
 mod tests;
 
 pub(super) use gate::Gate;
+use pace::Pace;
 
 /// Events handed to the worker threads together at most: a hand-off costs more than a call, but nobody may wait for the
 /// whole of a large read to be decoded.
@@ -59,6 +61,7 @@ pub(super) struct Consumer {
     stop: mpsc::Sender<Stopped>,
     busy: Arc<AtomicBool>,
     gate: Gate,
+    pace: Pace,
     done: mpsc::UnboundedSender<Vec<Finished<Ticket>>>,
     finished: mpsc::UnboundedReceiver<Vec<Finished<Ticket>>>,
 
@@ -168,6 +171,7 @@ impl Consumer {
             stop,
             busy: Arc::new(AtomicBool::new(true)),
             gate,
+            pace: Pace::new(settings.events_per_second),
             done,
             finished,
             in_hand: 0,
@@ -207,6 +211,7 @@ impl Consumer {
         let mut rest: Option<Step<()>> = None;
         let mut resend: Option<Step<()>> = None;
         let mut pause_over: Option<Step<()>> = None;
+        let mut refill: Option<Step<()>> = None;
         let mut look = self.look_at_cap(true);
         let mut looking = Backoff::new("count dead letters");
         // One for each kind of request: that the bus takes one says nothing of the others.
@@ -214,7 +219,9 @@ impl Consumer {
         let (mut beginning, mut renewing) = (Backoff::new("record an attempt"), Backoff::new("renew"));
 
         loop {
-            let (parked, turned, wanted) = (self.park(), self.turn_gate(), self.wanted());
+            let (parked, turned, room) = (self.park(), self.turn_gate(), self.wanted());
+            let wanted = self.pace.allows(room, Instant::now());
+            refill = refill.filter(|_| wanted == 0).or_else(|| self.refill(room, wanted));
             if parked || turned || asked < wanted.min(1) {
                 // What is read changes. A read may be given up at any time.
                 fetch = None;
@@ -289,6 +296,7 @@ impl Consumer {
                 }
                 () = ready(&mut rest) => self.offer_again(),
                 () = ready(&mut pause_over) => {}
+                () = ready(&mut refill) => {}
                 found = ready(&mut look) => self.looked_at_cap(found, &mut looking),
                 // Without anybody to resume it, it stays as it is.
                 Ok(()) = paused.changed() => {}

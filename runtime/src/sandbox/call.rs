@@ -5,13 +5,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use wasmtime::{PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
+use wasmtime::{CallHook, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
 
 use super::engine::Sandbox;
 use super::host::{State, Waiting};
 use super::modules::chain;
 use super::reuse::{Guest, Hand};
-use super::{Ran, Secrets, limits, text};
+use super::{Limits, Ran, Secrets, limits, text};
 use crate::event::{Effects, Event, Verdict, code};
 
 /// Why the host stopped a guest.
@@ -19,6 +19,8 @@ use crate::event::{Effects, Event, Verdict, code};
 pub(super) enum Stop {
     #[error("the call ran over its time")]
     Time,
+    #[error("the handler called the host too often")]
+    HostCalls,
     #[error("the handler called `exit({0})`; a handler returns from `handle`, it does not end a process")]
     Exit(u8),
     #[error("the handler called `{0}`, which has nothing behind it here and no way to say so")]
@@ -40,7 +42,7 @@ pub(super) fn run(
     let mut guest = match hand.take(state) {
         Ok(guest) => guest,
         Err(state) => match Store::try_new(&sandbox.engine, state) {
-            Ok(store) => Guest::new(prepared(store)),
+            Ok(store) => Guest::new(prepared(store, &handling.spec.limits)),
             Err(error) => return Ran::NotCalled(chain(&error)),
         },
     };
@@ -57,6 +59,11 @@ pub(super) fn run(
         Ok(Err(error)) => sort(&error, state),
         Err(panic) => Ok(panicked(state, panic.as_ref())),
     };
+    match &verdict {
+        Ok(Verdict::Retry { code, .. }) if code == code::TIME_LIMIT => handling.overruns.add(),
+        Ok(_) => handling.overruns.pay(),
+        Err(_) => {}
+    }
     let verdict = match (verdict, state.trouble.take()) {
         // The guest could not go on without its keys, or ran out of time over them.
         (Ok(Verdict::Retry { .. } | Verdict::Reject { .. }), Some(trouble)) => Err(trouble),
@@ -76,10 +83,14 @@ pub(super) fn run(
     ran
 }
 
-fn prepared(mut store: Store<State>) -> Store<State> {
+fn prepared(mut store: Store<State>, limits: &Limits) -> Store<State> {
     store.limiter(|state| &mut state.meter);
-    store.set_hostcall_fuel(limits::HOST_CALL_BYTES);
-    store.set_max_component_handles(limits::HANDLES);
+    store.set_hostcall_fuel(limits.host_call_bytes);
+    store.set_max_component_handles(limits.handles);
+    store.call_hook(|mut store, hook| match hook {
+        CallHook::CallingHost => store.data_mut().asked(),
+        CallHook::CallingWasm | CallHook::ReturningFromWasm | CallHook::ReturningFromHost => Ok(()),
+    });
     // Ticks are late when the machine is busy and none comes while it sleeps: the clock decides, the tick only asks it.
     store.epoch_deadline_callback(|store| {
         let left = store.data().deadline.saturating_duration_since(Instant::now());
@@ -115,11 +126,37 @@ fn sort(error: &wasmtime::Error, state: &State) -> Result<Verdict, String> {
         let reason = format!("the call asked for more memory than {now}; more: [handler.limits] memory = \"{more}\"");
         return Ok(retry(code::MEMORY_LIMIT, &reason));
     }
-    if error.root_cause().to_string().starts_with(TOO_MUCH) {
-        let most = limits::HOST_CALL_BYTES;
-        return Ok(retry(code::LIMIT, &format!("the handler handed over more than {most} bytes in one host call")));
+    if state.meter.refused_table() {
+        let most = limits::TABLE_ELEMENTS;
+        let reason = format!("the call asked for a table of more than {most} elements, whichever handler it is");
+        return Ok(retry(code::LIMIT, &reason));
     }
-    Ok(retry(code::TRAP, &trap_reason(error, state.logs.last_words(), &spec.grants.secrets)))
+    if let Some(reason) = other_limit(error, &spec.limits) {
+        return Ok(retry(code::LIMIT, &reason));
+    }
+    let reason = trap_reason(error, state.logs.last_words(), &spec.grants.secrets);
+    Ok(retry(code::TRAP, &text::line(&reason, spec.limits.reason_bytes)))
+}
+
+/// What to say if one of the limits was hit that share a code.
+fn other_limit(error: &wasmtime::Error, limits: &Limits) -> Option<String> {
+    if matches!(error.downcast_ref(), Some(Stop::HostCalls)) {
+        let most = limits.host_calls;
+        let more = limits::more("host_calls", most);
+        return Some(format!("the handler called the host more than {most} times in one call; {more}"));
+    }
+    let root = error.root_cause().to_string();
+    if root.starts_with(TOO_MUCH) {
+        let most = limits.host_call_bytes;
+        let more = limits::more_bytes("host_call_bytes", most);
+        return Some(format!("the handler handed over more than {most} bytes in one host call; {more}"));
+    }
+    if root.ends_with(TOO_MANY_HANDLES) {
+        let most = limits.handles;
+        let more = limits::more_bytes("handles", most);
+        return Some(format!("the handler held more than {most} handles at once; {more}"));
+    }
+    None
 }
 
 fn trap_reason(error: &wasmtime::Error, last_words: &str, secrets: &Secrets) -> String {
@@ -129,6 +166,9 @@ fn trap_reason(error: &wasmtime::Error, last_words: &str, secrets: &Secrets) -> 
     }
     let what = match (error.downcast_ref::<Stop>(), error.downcast_ref::<Trap>()) {
         (Some(stop), _) => stop.to_string(),
+        (None, Some(trap @ Trap::StackOverflow)) => {
+            format!("{trap}: a call has {} bytes of stack, whichever handler it is", limits::GUEST_STACK)
+        }
         (None, Some(trap)) => trap.to_string(),
         (None, None) => error.root_cause().to_string(),
     };
@@ -147,6 +187,9 @@ fn trap_reason(error: &wasmtime::Error, last_words: &str, secrets: &Secrets) -> 
 
 /// How wasmtime's error for that begins; its type is private.
 const TOO_MUCH: &str = "too much data is being copied between the host and the guest";
+
+/// How wasmtime's errors for that end.
+const TOO_MANY_HANDLES: &str = "store handle limit exceeded";
 
 /// How a panic begins that the SDK reports.
 const PANICKED: &str = "panicked at ";

@@ -116,11 +116,13 @@ impl Prepared {
         // every call would compare the whole record field by field again.
         let handle: TypedFunc<Arguments<'_>, Results> = unsafe { TypedFunc::new_unchecked(handle) };
         let (answer,) = handle.call(&mut *store, (argument,))?;
-        Ok(answer.map_or_else(|failure| verdict(failure, &handling.spec.grants.secrets), |()| Verdict::Done))
+        let (secrets, most) = (&handling.spec.grants.secrets, handling.spec.limits.reason_bytes);
+        Ok(answer.map_or_else(|failure| verdict(failure, secrets, most), |()| Verdict::Done))
     }
 }
 
-fn verdict(failure: types::Failure, secrets: &Secrets) -> Verdict {
+/// The reason has at most `most` bytes.
+fn verdict(failure: types::Failure, secrets: &Secrets, most: usize) -> Verdict {
     let code = |text: &str| text::code(&secrets.hide(text, limits::REASON_BYTES), limits::CODE_BYTES);
     match failure {
         types::Failure::Retry(request) => {
@@ -128,13 +130,13 @@ fn verdict(failure: types::Failure, secrets: &Secrets) -> Verdict {
             let own = own.and_then(|(_, value)| code(value));
             Verdict::Retry {
                 code: own.unwrap_or_else(|| event::code::RETRY.to_owned()),
-                reason: secrets.line(&request.reason, limits::REASON_BYTES),
+                reason: secrets.line(&request.reason, most),
                 after: request.after_ms.map(std::time::Duration::from_millis),
             }
         }
         types::Failure::Reject(rejection) => Verdict::Reject {
             code: code(&rejection.code).unwrap_or_else(|| REJECTED.to_owned()),
-            reason: secrets.line(&rejection.message, limits::REASON_BYTES),
+            reason: secrets.line(&rejection.message, most),
         },
     }
 }

@@ -9,6 +9,7 @@ use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, Po
 use super::cache::Cache;
 use super::modules::{Handler, Handling, LoadError, Module, chain, load};
 use super::monitor::{Monitor, Watch};
+use super::overruns::Overruns;
 use super::reuse::Shelves;
 use super::{Ran, Services, Spec, Trust, call, limits};
 use crate::event::Event;
@@ -193,25 +194,36 @@ impl Sandbox {
         self.load(wasm)
     }
 
+    /// Whether a module can be called within its handler's limits at all.
+    ///
+    /// # Errors
+    ///
+    /// If the module or the limits do not fit each other or the pool.
+    pub fn fits(&self, module: &Module, spec: &Spec) -> Result<(), Error> {
+        let (limit, name) = (spec.limits.memory, || spec.name.clone());
+        if limit > self.max_memory {
+            let (memory, pool) = (call::mebibytes(limit), call::mebibytes(self.max_memory));
+            return Err(Error::Limit { name: name(), memory, pool });
+        }
+        if module.first_bytes() > limit {
+            let (limit, first) = (call::mebibytes(limit), call::mebibytes(module.first_bytes()));
+            return Err(Error::FirstMemory { name: name(), limit, first });
+        }
+        Ok(())
+    }
+
     /// Joins a module with what it may do.
     ///
     /// # Errors
     ///
     /// If the module or the limits do not fit each other or the pool.
     pub fn handler(&self, module: &Module, spec: Spec, services: Arc<dyn Services>) -> Result<Arc<Handler>, Error> {
-        let limit = spec.limits.memory;
-        if limit > self.max_memory {
-            let (memory, pool) = (call::mebibytes(limit), call::mebibytes(self.max_memory));
-            return Err(Error::Limit { name: spec.name, memory, pool });
-        }
-        if module.first_bytes() > limit {
-            let (limit, first) = (call::mebibytes(limit), call::mebibytes(module.first_bytes()));
-            return Err(Error::FirstMemory { name: spec.name, limit, first });
-        }
+        self.fits(module, &spec)?;
         let secret = self.secret.clone();
         let shut = Arc::default();
         let shelf = self.shelves.shelf(spec.reuse, self.slots, &shut);
-        let handling = Arc::new(Handling { module: module.clone(), spec, services, secret });
+        let handling =
+            Arc::new(Handling { module: module.clone(), spec, services, secret, overruns: Overruns::default() });
         Ok(Arc::new(Handler { handling, shut, shelf }))
     }
 

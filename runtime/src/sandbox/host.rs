@@ -31,6 +31,8 @@ pub(super) struct State {
     keys: keys::Keys,
     /// A read failed that may succeed another time, whatever the guest makes of it.
     pub(super) trouble: Option<String>,
+    /// How often the guest has left its own code.
+    host_calls: u64,
     waiting: Option<Arc<dyn Waiting>>,
 }
 
@@ -69,11 +71,12 @@ impl State {
         Self {
             deadline: started + spec.limits.time,
             meter: Meter::new(spec.limits.memory),
-            logs: logs::Logs::default(),
+            logs: logs::Logs::new(&spec.limits),
             wasi: wasi::Context::new(spec.grants.clock),
             published: Published::default(),
             keys: keys::Keys::default(),
             trouble: None,
+            host_calls: 0,
             handling,
             event,
             attempt,
@@ -104,6 +107,21 @@ impl State {
         Effects { publish: std::mem::take(&mut self.published).messages, key_space, writes, reads, key_bytes }
     }
 
+    /// The guest calls the host. What is asked for is bounded by itself, the number and the time of it here.
+    pub(super) fn asked(&mut self) -> wasmtime::Result<()> {
+        self.host_calls += 1;
+        if !self.host_calls.is_multiple_of(limits::HOST_CALLS_LOOK) {
+            return Ok(());
+        }
+        if self.host_calls > self.handling.spec.limits.host_calls {
+            return Err(Stop::HostCalls.into());
+        }
+        if Instant::now() >= self.deadline {
+            return Err(Stop::Time.into());
+        }
+        Ok(())
+    }
+
     /// Writes one log line, if the call has lines left.
     pub(super) fn log(&mut self, level: Level, message: &str) {
         self.logs.write(&voice(&self.handling, &self.event), level, message);
@@ -127,18 +145,20 @@ impl State {
         }
         spec.grants.may_publish(&spec.name, &draft.topic, &draft.kind).map_err(Refused::Denied)?;
         let count = self.published.messages.len();
-        if count >= limits::PUBLISHED_EVENTS {
-            let most = limits::PUBLISHED_EVENTS;
-            return Err(Refused::Limit(format!("a call may publish {most} events")));
+        let most = spec.limits.published_events;
+        if count >= most {
+            let more = limits::more_bytes("published_events", most);
+            return Err(Refused::Limit(format!("a call may publish {most} events; {more}")));
         }
         if draft.headers.len() > limits::DRAFT_HEADERS {
             let (most, has) = (limits::DRAFT_HEADERS, draft.headers.len());
             return Err(Refused::Limit(format!("a draft may have {most} headers, this one has {has}")));
         }
         let bytes = self.published.bytes.saturating_add(draft_bytes(&draft));
-        if bytes > limits::PUBLISHED_BYTES {
-            let most = limits::PUBLISHED_BYTES;
-            return Err(Refused::Limit(format!("the drafts of a call may have {most} bytes in all")));
+        let most = spec.limits.published_bytes;
+        if bytes > most {
+            let more = limits::more_bytes("published_bytes", most);
+            return Err(Refused::Limit(format!("the drafts of a call may have {most} bytes in all; {more}")));
         }
         let index = u32::try_from(count).unwrap_or(u32::MAX);
         let prepared = self.handling.services.prepare(&self.event, index, draft).map_err(|error| match error {

@@ -1,7 +1,7 @@
 //! How far a guest may go: every limit of the sandbox as a named constant, with its reason.
 //!
-//! The two an operator sets per handler are [`super::Limits`]; their defaults stand first. A limit that is hit names
-//! itself and its value to the guest, the log or the verdict.
+//! Those of a call that an operator sets per handler are [`super::Limits`], whose defaults are constants here. A limit
+//! that is hit names itself, its value and its setting to the guest, the log or the verdict.
 
 use std::time::Duration;
 
@@ -81,11 +81,50 @@ pub const THREAD_STACK: usize = 4 << 20;
 /// Bytes that one host call may hand over. A draft has at most [`PUBLISHED_BYTES`].
 pub const HOST_CALL_BYTES: usize = 8 << 20;
 
+/// Times a call may call the host or a helper of the engine (growing a memory is one). Handlers need tens, language
+/// runtimes hundreds as they start; who waits for a second by reading the clock needs a million, as each reading moves
+/// it on by [`CLOCK_STEP_NANOS`].
+pub const HOST_CALLS: u64 = 1_000_000;
+
+/// At every so many of them the host looks at its clock and at [`HOST_CALLS`]. The engine looks for the end of a call's
+/// time where a function begins and where a loop goes round: millions of host calls one after the other in one function
+/// have neither. A power of two.
+pub const HOST_CALLS_LOOK: u64 = 8;
+
 /// Handles (streams, pollables, …) that a guest may hold at once. Runtimes use a handful.
 pub const HANDLES: usize = 1_000;
 
+// === a module: counted over the bytes before anything is compiled ===
+
 /// Bytes of a module. The largest components of language runtimes have 20 to 40 MB.
 pub const MODULE_BYTES: usize = 128 << 20;
+
+/// Imports of a component with everything in it. Guests have hundreds, Python's linked libraries some thousands; each
+/// is looked up by name when it is linked.
+pub const IMPORTS: usize = 50_000;
+
+/// Exports of a component with everything in it. The same guests have as many; each is kept by name for as long as the
+/// module is loaded.
+pub const EXPORTS: usize = 50_000;
+
+/// Types of a component with everything in it. Guests have hundreds, the largest runtimes some thousands.
+pub const TYPES: usize = 50_000;
+
+/// Functions of a component with everything in it. The largest runtimes tried have 40,000; compiling one costs memory
+/// and time even if it is empty.
+pub const FUNCTIONS: usize = 200_000;
+
+/// Bytes of one function. The largest of an interpreter have a few hundred thousand. Compiling takes the more time per
+/// byte the larger a function is, and nothing can stop it.
+pub const FUNCTION_BYTES: usize = 1 << 20;
+
+/// Bytes of each function times its local variables, of all functions together: what compiling takes grows with it. One
+/// function of 720 kB with 20,000 variables (14 thousand million) takes minutes. Python's interpreter with all it is made
+/// of has some hundred million.
+pub const COMPILE_WORK: u64 = 4_000_000_000;
+
+/// Components in components. Composed ones have 2 or 3.
+pub const NESTING: usize = 16;
 
 /// Bytes of the code cache. What was not used for longest goes first. A compiled module has two to five times its bytes.
 pub const CODE_CACHE_BYTES: u64 = 1 << 30;
@@ -104,6 +143,14 @@ pub const LINGER: Duration = Duration::from_millis(20);
 /// A call that runs longer gives its core slot to a spare thread. Ordinary calls take a hundredth of it, so a hand-over
 /// is rare and costs nothing beside the call; and others hardly notice the wait.
 pub const SLOW_CALL: Duration = Duration::from_millis(5);
+
+/// So many calls must end by themselves after one that was stopped for its time, until the handler's calls are as
+/// important as others' again: whoever stops now and then can take a small part of the processor only.
+pub const OVERRUN_CALLS: u32 = 32;
+
+/// By how much the priority of the threads of such calls is lowered: where others want the processor too, such a thread
+/// gets a tenth of what they get. Less would let it hold what others wait for when it is put aside.
+pub const OVERRUN_NICE: i32 = 10;
 
 /// A worker that has held its slot for so long lets another handler have it, if one waits: as long as one slow call may
 /// hold it, so that many short ones are no worse.
@@ -193,6 +240,29 @@ pub const SECRETS: usize = 32;
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { time: TIME, memory: MEMORY }
+        Self {
+            time: TIME,
+            memory: MEMORY,
+            handles: HANDLES,
+            host_calls: HOST_CALLS,
+            host_call_bytes: HOST_CALL_BYTES,
+            published_events: PUBLISHED_EVENTS,
+            published_bytes: PUBLISHED_BYTES,
+            key_operations: KEY_OPERATIONS,
+            key_bytes: KEY_WRITE_BYTES,
+            log_lines: LOG_LINES,
+            log_bytes: LOG_BYTES,
+            reason_bytes: REASON_BYTES,
+        }
     }
+}
+
+/// What to write to have more of something: twice as much.
+pub(super) fn more(key: &str, now: impl Into<u64>) -> String {
+    format!("more: [handler.limits] {key} = {}", now.into().saturating_mul(2))
+}
+
+/// The same in bytes.
+pub(super) fn more_bytes(key: &str, now: usize) -> String {
+    more(key, now as u64)
 }

@@ -14,9 +14,10 @@ use super::cache::Cache;
 use super::engine::Secret;
 use super::grants::{Capability, MissingGrant, missing_grants};
 use super::host::State;
+use super::overruns::Overruns;
 use super::reuse::{Hand, Shelf};
 use super::trust::{Untrusted, hex};
-use super::{Services, Spec, contract_v0_1, limits, wasi};
+use super::{Services, Spec, contract_v0_1, limits, shape, wasi};
 
 /// A compiled component that can be called. Cloning shares it.
 #[derive(Clone)]
@@ -53,6 +54,8 @@ pub(super) struct Handling {
     pub(super) spec: Spec,
     pub(super) services: Arc<dyn Services>,
     pub(super) secret: Secret,
+    /// Goes up with each call that was stopped for its time, and down with each other one.
+    pub(super) overruns: Overruns,
 }
 
 /// Why a module cannot be used.
@@ -77,6 +80,16 @@ pub enum LoadError {
         size: usize,
         /// What it may have.
         most: usize,
+    },
+    /// It has more of something than [`limits`] allow a module; nothing was compiled.
+    #[error("has {has} {what}; a module may have {most}, whichever handler it is for")]
+    Limit {
+        /// Of what.
+        what: &'static str,
+        /// What it has.
+        has: u64,
+        /// What it may have.
+        most: u64,
     },
     /// It does not validate or compile.
     #[error("is no valid component: {0}")]
@@ -113,6 +126,7 @@ pub enum LoadError {
 /// Loads a component: those bytes are verified, compiled and linked. Those that were once before are in the cache.
 pub(super) fn load(engine: &Engine, cache: Option<&Cache>, wasm: &[u8]) -> Result<Module, LoadError> {
     look(wasm)?;
+    shape::check(wasm)?;
     let digest: [u8; 32] = Sha256::digest(wasm).into();
     let found = cache.and_then(|cache| cache.load(engine, &digest));
     let cached = found.is_some();
@@ -336,6 +350,11 @@ impl Handler {
     /// What a thread calls it with, one event after the other.
     pub(super) fn hand(&self) -> Hand<'_> {
         Hand::new(&self.handling, &self.shelf)
+    }
+
+    /// Whether its calls are to leave the processor to others.
+    pub(super) fn steps_back(&self) -> bool {
+        self.handling.overruns.any()
     }
 
     pub(super) fn is_shut(&self) -> bool {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::engine::Sandbox;
 use super::modules::Handler;
 use super::monitor::Watch;
-use super::{Finished, Job, Ran, limits};
+use super::{Finished, Job, Ran, limits, overruns};
 
 mod queue;
 mod seat;
@@ -28,6 +28,7 @@ pub struct Workers<T: Send + 'static> {
 }
 
 struct Shared<T: Send + 'static> {
+    own: Weak<Self>,
     sandbox: Arc<Sandbox>,
     queues: Mutex<Queues<T>>,
     wake: Condvar,
@@ -36,6 +37,8 @@ struct Shared<T: Send + 'static> {
     /// Handlers with queued work; read between calls without the lock.
     queued: AtomicUsize,
     closed: AtomicBool,
+    /// There is work for a thread that could not be started where that was noticed.
+    starved: AtomicBool,
 }
 
 const CLOSED: &str = "the host is shutting down, or nothing of this handler is to be called now";
@@ -47,7 +50,7 @@ impl<T: Send + 'static> Workers<T> {
     #[must_use]
     pub fn start(sandbox: Arc<Sandbox>) -> Self {
         let slots = sandbox.slots;
-        let shared = Arc::new(Shared::new(sandbox));
+        let shared = Shared::new(sandbox);
         let watch: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&shared) as Arc<dyn Watch>));
         shared.sandbox.monitor.watch(watch);
         for _ in 0..slots {
@@ -102,8 +105,9 @@ impl<T: Send + 'static> Drop for Workers<T> {
 // === impl Shared ===
 
 impl<T: Send + 'static> Shared<T> {
-    fn new(sandbox: Arc<Sandbox>) -> Self {
-        Self {
+    fn new(sandbox: Arc<Sandbox>) -> Arc<Self> {
+        Arc::new_cyclic(|own| Self {
+            own: Weak::clone(own),
             queues: Mutex::new(Queues::new(sandbox.slots)),
             sandbox,
             wake: Condvar::new(),
@@ -111,7 +115,8 @@ impl<T: Send + 'static> Shared<T> {
             threads: Mutex::default(),
             queued: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
-        }
+            starved: AtomicBool::new(false),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues<T>> {
@@ -133,6 +138,11 @@ impl<T: Send + 'static> Shared<T> {
 
     fn spawn(self: &Arc<Self>, queues: &mut Queues<T>) {
         if queues.closed() {
+            return;
+        }
+        if overruns::stepped_back() {
+            // The new one would be as far back: the monitor starts it.
+            self.starved.store(true, Ordering::Relaxed);
             return;
         }
         let seat = Arc::new(Seat::new(Arc::downgrade(self)));
@@ -161,6 +171,10 @@ impl<T: Send + 'static> Shared<T> {
             let mut hand = handler.hand();
             seat.sit(part, Instant::now());
             while let Some(job) = seat.begin(self.closed.load(Ordering::Relaxed) || handler.is_shut()) {
+                if handler.steps_back() {
+                    overruns::step_back();
+                    seat.step_back(&self);
+                }
                 let about = (job.attempt, job.replayed);
                 let waiting = Arc::clone(seat) as Arc<dyn super::host::Waiting>;
                 let ran = super::call::run(&self.sandbox, &mut hand, &job.event, about, Some(waiting));
@@ -168,6 +182,12 @@ impl<T: Send + 'static> Shared<T> {
             }
             drop(hand);
             seat.stand(&self);
+            if overruns::stepped_back() {
+                // Others are served by threads that have not.
+                let mut queues = self.lock();
+                queues.threads -= 1;
+                return self.changed(&mut queues);
+            }
         }
     }
 
@@ -207,6 +227,11 @@ impl<T: Send + 'static> Watch for Shared<T> {
         let seats = locked(&self.seats).clone();
         for seat in seats.iter().filter_map(Weak::upgrade) {
             seat.tick(now);
+        }
+        if self.starved.swap(false, Ordering::Relaxed)
+            && let Some(shared) = self.own.upgrade()
+        {
+            shared.changed(&mut shared.lock());
         }
     }
 }
@@ -262,7 +287,7 @@ mod tests {
     fn left_of_a_batch(after: std::time::Duration, others: bool) -> usize {
         let sandbox = Sandbox::new(&Settings { threads: 1, ..Settings::default() }).unwrap();
         let (a, b) = (handler(&sandbox, "a"), handler(&sandbox, "b"));
-        let shared = Arc::new(Shared::new(sandbox));
+        let shared = Shared::new(sandbox);
         // As if all threads there may be were at work: none is started.
         shared.lock().threads = limits::THREADS;
         let (work, _listening) = part(&a, 0..16);
@@ -288,7 +313,7 @@ mod tests {
     fn a_thread_that_ends_its_batch_starts_no_other_for_what_it_will_take_itself() {
         let sandbox = Sandbox::new(&Settings { threads: 1, ..Settings::default() }).unwrap();
         let handler = handler(&sandbox, "a");
-        let shared = Arc::new(Shared::new(sandbox));
+        let shared = Shared::new(sandbox);
         // This one is the only one, and at work.
         shared.lock().threads = 1;
         let seat = Seat::new(Arc::downgrade(&shared));
@@ -303,6 +328,37 @@ mod tests {
         seat.stand(&shared);
         assert_eq!(shared.lock().threads, 1);
         assert!(shared.next().is_some(), "there was work for another");
+    }
+
+    #[test]
+    fn who_overran_keeps_no_slot_and_its_threads_step_back_and_end() {
+        let sandbox = Sandbox::new(&Settings { threads: 1, ..Settings::default() }).unwrap();
+        let (late, other) = (handler(&sandbox, "late"), handler(&sandbox, "other"));
+        late.handling.overruns.add();
+        let shared = Shared::new(sandbox);
+        // This one is the only one.
+        shared.lock().threads = 1;
+        let (work, mut listening) = part(&late, 0..3);
+        shared.lock().push(work);
+        let (own, before) = (Arc::clone(&shared), rustix::process::getpriority_process(None).unwrap());
+        let thread = move || {
+            let seat = Arc::new(Seat::new(Arc::downgrade(&own)));
+            own.work(&seat);
+            rustix::process::getpriority_process(None).unwrap()
+        };
+        assert_eq!(thread::spawn(thread).join().unwrap(), before + limits::OVERRUN_NICE);
+        assert_eq!(listening.try_recv().unwrap().len(), 1, "it ended after one call");
+        assert_eq!(shared.lock().threads, 0, "and started no other, which would be as far back");
+        assert!(shared.starved.load(Ordering::Relaxed), "the monitor is to do that");
+
+        shared.lock().threads = limits::THREADS;
+        let seat = Seat::new(Arc::downgrade(&shared));
+        seat.sit(shared.next().unwrap(), Instant::now());
+        shared.lock().push(part(&other, 0..1).0);
+        assert!(!shared.lock().startable(), "the only slot is taken");
+        assert!(seat.begin(false).is_some());
+        seat.step_back(&shared);
+        assert!(shared.lock().startable(), "it is given up");
     }
 
     #[test]

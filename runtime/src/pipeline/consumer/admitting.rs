@@ -15,6 +15,7 @@ impl Consumer {
     pub(super) fn fetched(&mut self, fetched: Fetched) {
         match fetched {
             Fetched::Deliveries(deliveries) => {
+                self.pace.took(deliveries.len());
                 // The workers begin with the first while the rest is decoded.
                 let mut deliveries = deliveries.into_iter();
                 while deliveries.len() > 0 {

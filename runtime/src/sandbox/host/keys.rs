@@ -33,24 +33,25 @@ impl Keys {
         (self.writes, list.into_iter().chain(self.seen.into_iter().map(read)).collect())
     }
 
-    fn count(&mut self) -> Result<(), Refused> {
+    fn count(&mut self, most: usize) -> Result<(), Refused> {
         self.operations += 1;
-        if self.operations > limits::KEY_OPERATIONS {
-            return Err(Refused::Limit(format!("a call may use keys {} times", limits::KEY_OPERATIONS)));
+        if self.operations > most {
+            let more = limits::more_bytes("key_operations", most);
+            return Err(Refused::Limit(format!("a call may use keys {most} times; {more}")));
         }
         Ok(())
     }
 
-    fn write(&mut self, key: String, value: Option<Bytes>) -> Result<(), Refused> {
+    fn write(&mut self, key: String, value: Option<Bytes>, most: usize) -> Result<(), Refused> {
         let length = value.as_ref().map_or(0, Bytes::len);
         if length > limits::KEY_VALUE_BYTES {
             let most = limits::KEY_VALUE_BYTES;
             return Err(Refused::Limit(format!("a value may have {most} bytes, this one has {length}")));
         }
         let bytes = self.written_bytes + key.len() + length;
-        if bytes > limits::KEY_WRITE_BYTES {
-            let most = limits::KEY_WRITE_BYTES;
-            return Err(Refused::Limit(format!("the key writes of a call may have {most} bytes in all")));
+        if bytes > most {
+            let more = limits::more_bytes("key_bytes", most);
+            return Err(Refused::Limit(format!("the key writes of a call may have {most} bytes in all; {more}")));
         }
         self.written_bytes = bytes;
         self.own.insert(key.clone(), value.clone());
@@ -66,7 +67,7 @@ impl State {
     pub(in crate::sandbox) fn key_get(&mut self, key: &str) -> Result<Option<Vec<u8>>, Refused> {
         self.keys_granted()?;
         valid(key)?;
-        self.keys.count()?;
+        self.keys.count(self.handling.spec.limits.key_operations)?;
         if let Some(own) = self.keys.own.get(key) {
             return Ok(own.as_ref().map(|value| value.to_vec()));
         }
@@ -85,14 +86,14 @@ impl State {
     pub(in crate::sandbox) fn key_write(&mut self, key: String, value: Option<Vec<u8>>) -> Result<(), Refused> {
         self.keys_granted()?;
         valid(&key)?;
-        self.keys.count()?;
+        self.keys.count(self.handling.spec.limits.key_operations)?;
         let bytes = value.as_ref().map_or(0, |value| (key.len() + value.len()) as u64);
         if let Some(most) = self.handling.spec.grants.key_bytes.filter(|most| bytes > *most) {
             // It would be refused at the commit, whatever else there is.
             let text = format!("this key would hold {bytes} bytes, and all keys of the handler may hold {most}");
             return Err(Refused::Limit(format!("{text}; more: [handler.grants] keys = {{ max_bytes = \"…\" }}")));
         }
-        self.keys.write(key, value.map(Bytes::from))
+        self.keys.write(key, value.map(Bytes::from), self.handling.spec.limits.key_bytes)
     }
 
     /// Keys with a prefix, this call's own writes among them.
@@ -101,7 +102,7 @@ impl State {
         if !prefix.is_empty() {
             valid(prefix)?;
         }
-        self.keys.count()?;
+        self.keys.count(self.handling.spec.limits.key_operations)?;
         let limit = limit.min(limits::KEY_LIST) as usize;
         let own = || self.keys.own.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
         // Each own deletion can hide one stored key, so as many more are asked for.

@@ -1,9 +1,12 @@
 //! What a guest says becomes lines of the host's log: cleaned, capped, under the handler's name and the event's id.
 
-use crate::sandbox::{Secrets, limits, text};
+use crate::sandbox::{Limits, Secrets, limits, text};
 
 /// The tracing target of everything a guest says.
 const TARGET: &str = "handler";
+
+/// Bytes at the end of what is written that are looked at line by line although nothing more is logged.
+const FULL_LOOK: usize = 4 * limits::LAST_WORDS_BYTES;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::sandbox) enum Level {
@@ -29,8 +32,9 @@ pub(in crate::sandbox) struct Voice<'a> {
 }
 
 /// What one call has said so far.
-#[derive(Default)]
 pub(in crate::sandbox) struct Logs {
+    most_lines: u32,
+    most_bytes: usize,
     lines: u32,
     bytes: usize,
     dropped: u64,
@@ -50,16 +54,32 @@ struct LastWords {
 // === impl Logs ===
 
 impl Logs {
+    pub(in crate::sandbox) fn new(limits: &Limits) -> Self {
+        Self {
+            most_lines: limits.log_lines,
+            most_bytes: limits.log_bytes,
+            lines: 0,
+            bytes: 0,
+            dropped: 0,
+            open: Default::default(),
+            last_words: LastWords::default(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.lines >= self.most_lines || self.bytes >= self.most_bytes
+    }
+
     pub(in crate::sandbox) fn write(&mut self, of: &Voice<'_>, level: Level, message: &str) {
         if level == Level::Error {
             // Before the caps: what ended the call is told even if it had said too much before.
             self.last_words.say(&of.secrets.hide(message, limits::LAST_WORDS_BYTES + 1));
         }
-        if self.lines >= limits::LOG_LINES || self.bytes >= limits::LOG_BYTES {
+        if self.is_full() {
             self.dropped += 1;
             return;
         }
-        let room = limits::LOG_LINE_BYTES.min(limits::LOG_BYTES - self.bytes);
+        let room = limits::LOG_LINE_BYTES.min(self.most_bytes - self.bytes);
         let line = of.secrets.line(message, room);
         self.lines += 1;
         self.bytes += line.len();
@@ -69,6 +89,14 @@ impl Logs {
     /// Takes what was written to a standard stream, and logs the lines that are whole.
     pub(in crate::sandbox) fn print(&mut self, of: &Voice<'_>, stream: Stream, mut bytes: &[u8]) {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            if self.is_full() && bytes.len() > FULL_LOOK {
+                // Nothing of it is logged: megabytes of line ends are counted, and only the last words looked at.
+                let (front, back) = bytes.split_at(bytes.len() - FULL_LOOK);
+                self.dropped += front.iter().filter(|byte| **byte == b'\n').count() as u64;
+                self.open[stream as usize].clear();
+                bytes = back;
+                continue;
+            }
             self.keep(of, stream, &bytes[..end]);
             self.end_line(of, stream);
             bytes = &bytes[end + 1..];
@@ -84,8 +112,13 @@ impl Logs {
             }
         }
         if self.dropped > 0 {
-            let (dropped, lines, bytes) = (self.dropped, limits::LOG_LINES, limits::LOG_BYTES);
-            let message = format!("{dropped} log lines dropped: a call may write {lines} lines and {bytes} bytes");
+            let (dropped, lines, bytes) = (self.dropped, self.most_lines, self.most_bytes);
+            let more = match self.lines >= lines {
+                true => limits::more("log_lines", lines),
+                false => limits::more_bytes("log_bytes", bytes),
+            };
+            let message =
+                format!("{dropped} log lines dropped: a call may write {lines} lines and {bytes} bytes; {more}");
             emit(of, Level::Warn, &message);
         }
     }
@@ -176,7 +209,7 @@ mod tests {
 
     fn last_words(secrets: &Secrets, parts: &[(Option<Level>, &str)]) -> String {
         let of = Voice { handler: "h", event: "e", secrets };
-        let mut logs = Logs::default();
+        let mut logs = Logs::new(&Limits::default());
         for (level, text) in parts {
             match level {
                 Some(level) => logs.write(&of, *level, text),
@@ -222,6 +255,16 @@ mod tests {
         let mut parts = vec![(Some(Level::Info), "chatter"); limits::LOG_LINES as usize];
         parts.push((Some(Level::Error), "the end"));
         assert_eq!(said(&parts), "the end");
+    }
+
+    #[test]
+    fn megabytes_of_lines_are_counted_and_their_end_is_kept() {
+        let mut logs = Logs::new(&Limits::default());
+        let lines = 1_000_000;
+        logs.print("h", "e", Stream::Err, format!("{}the end", "\n".repeat(lines)).as_bytes());
+        logs.finish("h", "e");
+        assert_eq!(logs.dropped, lines as u64 + 1 - u64::from(limits::LOG_LINES));
+        assert_eq!(logs.last_words(), "the end");
     }
 
     #[test]

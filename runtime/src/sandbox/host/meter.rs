@@ -13,18 +13,25 @@ pub(in crate::sandbox) struct Meter {
     /// What the last growth that was allowed added; taken back if it fails after all.
     last: u64,
     refused: bool,
+    /// A table would have become larger than any may be.
+    refused_table: bool,
 }
 
 // === impl Meter ===
 
 impl Meter {
     pub(in crate::sandbox) fn new(limit: u64) -> Self {
-        Self { limit, used: 0, first: 0, last: 0, refused: false }
+        Self { limit, used: 0, first: 0, last: 0, refused: false, refused_table: false }
     }
 
     /// True once a growth was refused: an abort that follows is for lack of memory.
     pub(in crate::sandbox) fn refused(&self) -> bool {
         self.refused
+    }
+
+    /// True once a table was to have more than [`limits::TABLE_ELEMENTS`].
+    pub(in crate::sandbox) fn refused_table(&self) -> bool {
+        self.refused_table
     }
 
     /// The instance is made: what it holds more from here on it took while it was called.
@@ -72,6 +79,10 @@ impl ResourceLimiter for Meter {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        if desired > limits::TABLE_ELEMENTS {
+            self.refused_table = true;
+            return Ok(false);
+        }
         Ok(self.grow((desired.saturating_sub(current) as u64).saturating_mul(limits::TABLE_ELEMENT_BYTES)))
     }
 
@@ -105,6 +116,14 @@ mod tests {
         assert!(meter.refused());
         assert!(meter.table_growing(0, 2_500, None).unwrap(), "40,000 bytes of table fill it up");
         assert!(!meter.table_growing(2_500, 2_501, None).unwrap());
+    }
+
+    #[test]
+    fn a_table_has_so_many_elements_and_no_more() {
+        let mut meter = Meter::new(1 << 30);
+        assert!(meter.table_growing(0, limits::TABLE_ELEMENTS, None).unwrap() && !meter.refused_table());
+        assert!(!meter.table_growing(0, limits::TABLE_ELEMENTS + 1, None).unwrap() && meter.refused_table());
+        assert!(!meter.refused(), "it is another limit");
     }
 
     #[test]

@@ -100,15 +100,15 @@ impl<T: Send + 'static> Seat<T> {
         let Some(batch) = seat.as_mut() else { return };
         batch.send_old(now);
         let slow = batch.computing.is_some_and(|since| now.saturating_duration_since(since) >= limits::SLOW_CALL);
-        if slow
-            && !batch.overdue
-            && let Some(shared) = self.shared.upgrade()
-        {
-            batch.overdue = true;
-            let mut queues = shared.lock();
-            queues.set_overdue(Id::of(&batch.handler), true);
-            batch.give_up(&mut queues, true);
-            shared.changed(&mut queues);
+        if slow && let Some(shared) = self.shared.upgrade() {
+            batch.go_on_without(&shared, true);
+        }
+    }
+
+    /// The call that begins is one of a handler that steps back: it keeps no slot from others, not even until it is slow.
+    pub(super) fn step_back(&self, shared: &Arc<Shared<T>>) {
+        if let Some(batch) = self.lock().as_mut() {
+            batch.go_on_without(shared, false);
         }
     }
 
@@ -137,6 +137,20 @@ impl<T: Send + 'static> Waiting for Seat<T> {
 }
 
 // === impl Batch ===
+
+impl<T: Send + 'static> Batch<T> {
+    /// Its call goes on without a slot.
+    fn go_on_without(&mut self, shared: &Arc<Shared<T>>, next: bool) {
+        if self.overdue {
+            return;
+        }
+        self.overdue = true;
+        let mut queues = shared.lock();
+        queues.set_overdue(Id::of(&self.handler), true);
+        self.give_up(&mut queues, next);
+        shared.changed(&mut queues);
+    }
+}
 
 impl<T, H> Batch<T, H> {
     fn new(part: Part<T, H>, now: Instant) -> Self {

@@ -42,6 +42,7 @@ impl Guest for Probe {
             "publish" => publish(&event),
             "keys" => use_keys(&event),
             "depends" => depends(&event),
+            "flood" => flood(&event),
             "config" => say(format!("{:?}", config::get(&text(&event, "name")))),
             "secret" => secret(&event),
             "log" => write_log(&event),
@@ -65,12 +66,14 @@ impl Guest for Probe {
 fn publish(event: &Event) -> Outcome {
     let times = number(event, "times").max(1);
     let size = number(event, "size") as usize;
-    let headers = (0..number(event, "headers")).map(|n| (format!("h{n}"), vec![1])).collect::<Vec<_>>();
+    let mut headers = (0..number(event, "headers")).map(|n| (format!("h{n}"), vec![1])).collect::<Vec<_>>();
+    headers.extend(argument(event, "named").map(|name| (String::from_utf8_lossy(name).into_owned(), vec![1])));
     let mut said = String::new();
     for _ in 0..times {
         let draft = outbox::Draft {
             topic: text(event, "topic"),
-            kind: text(event, "type"),
+            // On the wire that header is the event's own.
+            kind: argument(event, "type").map_or("org.x.made".to_owned(), |_| text(event, "type")),
             key: Some(b"key".to_vec()),
             payload: Payload::Json("1".repeat(size)),
             headers: headers.clone(),
@@ -109,6 +112,34 @@ fn use_keys(event: &Event) -> Outcome {
         "retry" => retry(event),
         _ => say(said.join("\n")),
     }
+}
+
+/// Asks for `what` without end, whatever the answer.
+fn flood(event: &Event) -> Outcome {
+    let value = vec![b'1'; number(event, "size") as usize];
+    let long = String::from_utf8_lossy(&value).into_owned();
+    let draft = outbox::Draft {
+        topic: text(event, "topic"),
+        kind: "org.x.flood".to_owned(),
+        key: None,
+        payload: Payload::Json(long.clone()),
+        headers: vec![],
+        cause: None,
+        attributes: vec![],
+    };
+    for count in 0_u64.. {
+        match text(event, "what").as_str() {
+            "publish" => drop(outbox::publish(&draft)),
+            "get" => drop(keys::get(&format!("k{count}"))),
+            "set" => drop(keys::set(&format!("k{count}"), &value, None)),
+            "list" => drop(keys::list("k", u32::MAX)),
+            "config" => drop(config::get("base")),
+            "log" => log::write(log::Level::Error, &format!("\u{1b}]0;owned\u{7}\u{1b}[2J{long}"), &[]),
+            "print" => print!("{}", "\n".repeat(value.len())),
+            _ => drop(black_box(Instant::now())),
+        }
+    }
+    Ok(())
 }
 
 /// Needs something that a test can take away: fails as `retry` does while the key `dependency` says `down`.

@@ -1,0 +1,74 @@
+//! Each case by itself, through the library.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sandbar::event::Verdict;
+use sandbar::sandbox::{Handler, Sandbox, Services};
+
+use super::case::{self, Case};
+use crate::sandbox::support::{Remembering, bounded, called, event, logged, shared, spec};
+
+/// A handler of this case, or why there is none.
+pub(super) fn load(sandbox: &Sandbox, case: &Case) -> Result<Arc<Handler>, String> {
+    let module = sandbox.load(&case.wasm()).map_err(|error| error.to_string())?;
+    let services: Arc<dyn Services> = Arc::new(Remembering::default());
+    sandbox.handler(&module, case.spec(), services).map_err(|error| error.to_string())
+}
+
+/// Longer than any case may run, compiling apart, on a slow machine.
+const BOUND: Duration = Duration::from_secs(20);
+
+#[test]
+fn each_ends_as_it_must_and_the_next_event_of_another_handler_is_handled() {
+    let (sandbox, module) = shared();
+    let neighbour = sandbox.handler(module, spec(), Arc::new(Remembering::default())).unwrap();
+    let mut failed = Vec::new();
+    for case in case::all().into_iter().filter(|case| !case.line) {
+        let name = case.name.clone();
+        // What is wrong with one is said, and the others are looked at too.
+        if catch_unwind(AssertUnwindSafe(|| judge(sandbox, case))).is_err() {
+            failed.push(name);
+        }
+        assert_eq!(called(sandbox.call(&neighbour, &event("ok", &[]), 1, false)).0, Verdict::Done);
+    }
+    assert!(failed.is_empty(), "{failed:?}");
+}
+
+fn judge(sandbox: &'static Sandbox, case: Case) {
+    let begun = Instant::now();
+    let loaded = load(sandbox, &case);
+    let took = begun.elapsed();
+    let handler = match loaded {
+        Err(error) => {
+            assert!(case.is_refused(), "{}: {error}", case.name);
+            case.check_refusal(&error);
+            assert!(took < BOUND, "{}: refused after {took:?}", case.name);
+            return;
+        }
+        Ok(handler) => handler,
+    };
+    assert!(!case.is_refused(), "{}: it was loaded", case.name);
+    let (event, limit) = (case.event(), handler.spec().limits.time);
+    let begun = Instant::now();
+    let (verdict, effects) = bounded(move || called(sandbox.call(&handler, &event, 1, false)));
+    case.check(&verdict, &effects);
+    assert!(begun.elapsed() < limit + BOUND, "{}: {:?}", case.name, begun.elapsed());
+}
+
+#[test]
+fn a_flood_of_the_log_is_a_hundred_clean_lines_and_one_that_says_so() {
+    let (sandbox, _) = shared();
+    let case = case::all().into_iter().find(|case| case.name == "log-flood").unwrap();
+    let handler = load(sandbox, &case).unwrap();
+    let lines = logged(|| drop(sandbox.call(&handler, &case.event(), 1, false)));
+    // 64 KiB are used up before a hundred lines are.
+    assert!((2..=101).contains(&lines.len()), "{} lines", lines.len());
+    assert!(lines.iter().map(String::len).sum::<usize>() < 80 << 10);
+    let last = lines.last().unwrap();
+    assert!(last.contains("log lines dropped") && last.contains("[handler.limits] log_bytes = 131072"), "{last}");
+    for line in &lines {
+        assert!(!line.contains(char::is_control) && !line.contains("owned"), "{line}");
+    }
+}

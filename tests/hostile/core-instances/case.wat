@@ -1,0 +1,3 @@
+(component
+  (core module $m)
+  {{repeat 65: (core instance (instantiate $m))}})

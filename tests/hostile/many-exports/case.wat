@@ -1,0 +1,1 @@
+(component (core module (func $f) {{repeat 100000: (export "e{n}" (func $f))}}))

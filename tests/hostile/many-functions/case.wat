@@ -1,0 +1,1 @@
+(component (core module {{repeat 300000: (func)}}))

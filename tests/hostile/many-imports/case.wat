@@ -1,0 +1,1 @@
+(component (core module {{repeat 100000: (import "" "{n}" (func))}}))

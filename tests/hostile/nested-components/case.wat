@@ -1,0 +1,2 @@
+{{repeat 100: (component}}
+{{repeat 100: )}}
