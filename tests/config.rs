@@ -167,6 +167,7 @@ parked_max = 10
 [handler.limits]
 time = "250ms"
 memory = 33554432
+core_slots = 3
 handles = 7
 host_calls = 800
 host_call_bytes = "9KiB"
@@ -224,6 +225,7 @@ payload = "raw"
     let expected = Limits {
         time: Duration::from_millis(250),
         memory: 32 << 20,
+        core_slots: 3,
         handles: 7,
         host_calls: 800,
         host_call_bytes: 9 << 10,

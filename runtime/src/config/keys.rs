@@ -66,6 +66,7 @@ pub(super) const LIMITS: Keys = Keys {
     keys: &[
         "time",
         "memory",
+        "core_slots",
         "handles",
         "host_calls",
         "host_call_bytes",

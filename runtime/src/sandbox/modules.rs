@@ -352,8 +352,8 @@ impl Handler {
         Hand::new(&self.handling, &self.shelf)
     }
 
-    /// Whether its calls are to leave the processor to others.
-    pub(super) fn steps_back(&self) -> bool {
+    /// Whether a call of it was stopped for its time of late.
+    pub(super) fn overran(&self) -> bool {
         self.handling.overruns.any()
     }
 
