@@ -209,15 +209,17 @@ impl<T, H: Claims> Queues<T, H> {
         if self.busy >= self.slots {
             return None;
         }
-        self.turns.iter().position(|id| self.lines.get(id).is_some_and(|line| self.may_start(line)))
+        // For those who step back no slots are kept free: two that do not are two that share.
+        let waiting = self.turns.iter().filter_map(|id| self.lines.get(id)).filter(|line| !line.handler.steps_back());
+        let contended = waiting.take(2).count() == 2;
+        self.turns.iter().position(|id| self.lines.get(id).is_some_and(|line| self.may_start(line, contended)))
     }
 
-    fn may_start(&self, line: &Line<T, H>) -> bool {
-        let others = self.turns.len() > 1;
-        let share = if others { (self.slots / 2).max(1) } else { self.slots };
+    fn may_start(&self, line: &Line<T, H>, contended: bool) -> bool {
+        let share = if contended { (self.slots / 2).max(1) } else { self.slots };
         // A handler that keeps cores busy beyond its slots gets no further ones before those are free. One that steps back
         // has one core: with every further one, others would more often find none free.
-        let most = if line.handler.steps_back() { 1 } else { self.slots };
+        let (share, most) = if line.handler.steps_back() { (1, 1) } else { (share, self.slots) };
         let cores = line.overdue < most && line.slots + line.overdue < line.handler.core_slots();
         // Each handler may have half of the threads that the others leave, so that some are always left.
         let free = limits::THREADS.saturating_sub(self.engaged - line.threads);

@@ -186,6 +186,17 @@ fn one_that_steps_back_keeps_one_core_busy_beside_its_slot() {
 }
 
 #[test]
+fn no_slot_is_kept_free_for_one_that_steps_back() {
+    let (mut queues, a, late) = (Queues::new(4), Arc::new("a"), Arc::new("late"));
+    push(&mut queues, &a, 0..1_000);
+    push(&mut queues, &late, 0..100);
+    assert_eq!(next(&mut queues).map(|next| next.0), Some("a"));
+    assert_eq!(next(&mut queues).map(|next| next.0), Some("late"));
+    assert_eq!(next(&mut queues).map(|next| next.0), Some("a"));
+    assert_eq!(next(&mut queues).map(|next| next.0), Some("a"), "half are two, and the third is free");
+}
+
+#[test]
 fn a_handler_keeps_no_more_cores_busy_than_it_may() {
     let (mut queues, narrow) = (Queues::new(4), Arc::new("narrow"));
     push(&mut queues, &narrow, 0..100);
