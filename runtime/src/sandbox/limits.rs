@@ -152,8 +152,9 @@ pub const SLOW_CALL: Duration = Duration::from_millis(5);
 /// important as others' again: whoever stops now and then can take a small part of the processor only.
 pub const OVERRUN_CALLS: u32 = 32;
 
-/// How long such a call rests after each [`TICK`] in which others have work: it takes a tenth of what it could.
-pub const OVERRUN_REST: Duration = Duration::from_millis(9);
+/// How long such a call rests after each [`TICK`] in which others have work, or had some a moment ago: it takes a twentieth
+/// of a core or so. Its time stands still meanwhile.
+pub const OVERRUN_REST: Duration = Duration::from_millis(24);
 
 /// Others that had work so short a time ago count as having some: steady traffic comes every few milliseconds at most, and
 /// a call that looks in between would take the core just when they come back.
