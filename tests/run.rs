@@ -12,6 +12,7 @@ use crate::support::host::{Bench, HandlerToml, Host};
 use crate::support::redis::Server;
 
 mod cap;
+mod confined;
 mod death;
 mod disk;
 mod divided;

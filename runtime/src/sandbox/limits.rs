@@ -126,6 +126,21 @@ pub const COMPILE_WORK: u64 = 4_000_000_000;
 /// Components in components. Composed ones have 2 or 3.
 pub const NESTING: usize = 16;
 
+/// Processors' time of compiling one module, in a process of its own. Plain handlers take less than a second, the largest
+/// language runtimes half a minute; one that takes more keeps a start or a swap waiting.
+pub const COMPILE_TIME: Duration = Duration::from_secs(120);
+
+/// How many times [`COMPILE_TIME`] may pass until a process is ended that does not take that time: it waits for others
+/// that want the processor, or for nothing.
+pub const COMPILE_WALL: u32 = 4;
+
+/// Bytes of address space of compiling one module, beside what the process has anyway. The largest language runtimes
+/// take about one GiB.
+pub const COMPILE_MEMORY: u64 = 4 << 30;
+
+/// Bytes of the code that a compiler may answer with: what one entry of the code cache may have.
+pub const COMPILED_BYTES: u64 = CODE_CACHE_BYTES;
+
 /// Bytes of the code cache. What was not used for longest goes first. A compiled module has two to five times its bytes.
 pub const CODE_CACHE_BYTES: u64 = 1 << 30;
 
