@@ -97,13 +97,13 @@ fn files(config: &Config) -> Vec<(PathBuf, Access)> {
         read.extend(NAMES.iter().map(PathBuf::from));
         read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from));
         let url = Url::parse(&config.bus.url).ok();
-        let named = url.iter().flat_map(Url::query_pairs).filter(|(name, _)| URL_FILES.contains(&name.as_ref()));
-        read.extend(named.flat_map(|(_, path)| around(Path::new(path.as_ref()))));
+        let named = url.iter().flat_map(Url::query_pairs).filter(|(name, _)| URL_FILES.contains(&&**name));
+        read.extend(named.flat_map(|(_, path)| around(Path::new(&*path))));
     }
     // A directory that is not there cannot be named. Whoever cannot make it says so when it is used.
     if let Some(cache) = &config.host.code_cache {
         drop(DirBuilder::new().recursive(true).mode(0o700).create(cache));
-        write.push(cache.clone());
+        write.extend(cache.is_dir().then(|| cache.clone()));
     }
     let sockets = match &config.host.control {
         ControlSocket::Off => None,
@@ -112,7 +112,7 @@ fn files(config: &Config) -> Vec<(PathBuf, Access)> {
     };
     if let Some(directory) = sockets {
         drop(DirBuilder::new().mode(0o700).create(&directory));
-        write.push(directory);
+        write.extend(directory.is_dir().then_some(directory));
     }
     let read = read.into_iter().map(|path| (path, Access::Read));
     read.chain(write.into_iter().map(|path| (path, Access::Write))).collect()

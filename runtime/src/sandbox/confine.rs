@@ -13,7 +13,7 @@ use landlock::{
 };
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    sock_filter,
+    TargetArch, sock_filter,
 };
 
 /// The newest Landlock whose rights are known here. An older kernel enforces those it has.
@@ -220,7 +220,11 @@ fn install(calls: &[Call], otherwise: SeccompAction, action: SeccompAction) -> R
             known.push(rule.map_err(|error| Error::Filter(error.to_string()))?);
         }
     }
-    let processor = std::env::consts::ARCH.try_into().map_err(|_| Error::Processor)?;
+    // Whatever its arguments, by one of the entries: by all of them.
+    for call in calls.iter().filter(|call| call.when.is_empty()) {
+        rules.insert(call.number, Vec::new());
+    }
+    let processor: TargetArch = std::env::consts::ARCH.try_into().map_err(|_| Error::Processor)?;
     let filter = SeccompFilter::new(rules, otherwise, action, processor);
     let built: BpfProgram = filter.and_then(TryInto::try_into).map_err(|error| Error::Filter(error.to_string()))?;
     let mut program = other_numbers().to_vec();
