@@ -14,7 +14,7 @@ use super::support::{self, Remembering};
 use crate::support::BOUND;
 use crate::support::host::{Bench, binary};
 
-/// Enough for minutes, and few enough to be let through.
+/// Enough to keep a compiler busy for seconds, and few enough to be let through.
 pub(crate) const BLOCKS: usize = 12_000;
 
 const HANDLE: &str = r#"(func (export "handle") (param i32) (result i32) (i32.const 8))"#;

@@ -59,6 +59,7 @@ pub struct Compiler {
 }
 
 struct Inner {
+    id: u32,
     limits: CompileLimits,
     process: Mutex<Process>,
 }
@@ -161,14 +162,15 @@ impl Compiler {
             .stderr(Stdio::null())
             .spawn()?;
         let link = Some(File::from(OwnedFd::from(ours)));
+        let id = child.id();
         let process = Mutex::new(Process { link, child, greeted: false });
-        Ok(Self { inner: Arc::new(Inner { limits, process }) })
+        Ok(Self { inner: Arc::new(Inner { id, limits, process }) })
     }
 
     /// The process, for whoever looks at it from outside.
     #[must_use]
     pub fn id(&self) -> u32 {
-        self.inner.process.lock().unwrap_or_else(PoisonError::into_inner).child.id()
+        self.inner.id
     }
 
     /// Compiles a component; one at a time.
