@@ -21,6 +21,7 @@ mod input;
 mod order;
 mod outage;
 mod pacing;
+mod reaching;
 mod refusing;
 mod resting;
 mod retrying;

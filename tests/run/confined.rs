@@ -3,7 +3,8 @@
 use std::fs;
 
 use super::*;
-use crate::sandbox::compiling::{BLOCKS, slow};
+use crate::sandbox::compiling::{BLOCKS, child_of, is_over, slow, stop_at_work};
+use crate::support::host::{guest, landlock, without};
 
 /// A line of `/proc/PID/status`, of every thread.
 fn of_every_thread(process: u32, name: &str) -> Vec<String> {
@@ -15,11 +16,6 @@ fn of_every_thread(process: u32, name: &str) -> Vec<String> {
         Some(line.to_owned())
     };
     tasks.filter_map(|task| read(task.unwrap())).collect()
-}
-
-/// Whether this kernel restricts files.
-fn has_landlock() -> bool {
-    fs::read_to_string("/sys/kernel/security/lsm").map_or(true, |lsm| lsm.contains("landlock"))
 }
 
 fn setting(bench: &Bench, setting: &str) {
@@ -75,17 +71,27 @@ fn files_outside_programs_and_other_processes_are_out_of_reach() {
     for what in ["thread", "socket", "code"] {
         refused(&text, what, "done");
     }
-    if has_landlock() {
-        for what in ["read", "write", "list", "listen"] {
-            refused(&text, what, "os error 13)");
-        }
-        refused(&text, "signal", "os error 1)");
-        // It asks for a connection and finds nobody there.
-        refused(&text, "connect", "refused (os error 111)");
+    // It asks for a connection and finds nobody there.
+    refused(&text, "connect", "refused (os error 111)");
+    // Whatever this kernel has of it.
+    for (since, what, with) in [
+        (1, "read", "os error 13)"),
+        (1, "write", "os error 13)"),
+        (1, "list", "os error 13)"),
+        (4, "listen", "os error 13)"),
+        (6, "signal", "os error 1)"),
+    ] {
+        refused(&text, what, if landlock() >= since { with } else { "done" });
     }
     let text = tried(&bench.path("inside"));
     for what in ["read", "write", "list"] {
         refused(&text, what, "done");
+    }
+    // What replaces a module is read again.
+    let text = tried(&guest("noop"));
+    refused(&text, "read", "done");
+    if landlock() > 0 {
+        refused(&text, "write", "os error 13)");
     }
 }
 
@@ -100,7 +106,7 @@ fn beside_the_configuration_nothing_is_written() {
     let args = ["probe", "host", "-c", config.to_str().unwrap(), "--file", file.to_str().unwrap()];
     let text = bench.ok(&args, b"");
     assert!(text.contains("read: done"), "{text}");
-    if has_landlock() {
+    if landlock() > 0 {
         assert!(text.contains("write: Permission denied"), "{text}");
     }
 }
@@ -111,7 +117,7 @@ fn modules_that_take_too_long_keep_a_host_from_starting() {
     fs::write(bench.path("slow.wasm"), slow(BLOCKS)).unwrap();
     let config = bench.config(&embedded(&bench), &[probe()]);
     let text = fs::read_to_string(&config).unwrap();
-    let module = format!("module = {:?}", crate::support::host::guest("probe"));
+    let module = format!("module = {:?}", guest("probe"));
     fs::write(&config, text.replace(&module, "module = \"slow.wasm\"")).unwrap();
     setting(&bench, "compile_time = \"1s\"");
     for args in [&["run"][..], &["check"]] {
@@ -119,4 +125,53 @@ fn modules_that_take_too_long_keep_a_host_from_starting() {
         assert_eq!(ran.code, 4, "{}", ran.stderr);
         assert!(ran.stderr.contains("more than 1s") && ran.stderr.contains("compile_time = \"2s\""), "{}", ran.stderr);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_kernel_lacks_is_told_and_left_out() {
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    publish(&open(&url).await, "in", &[Draft::new("ok")]).await;
+    let config = bench.config(&url, &[probe()]);
+    setting(&bench, "code_cache = false");
+    let lacking = |command: &mut std::process::Command| {
+        without(command, &[libc::SYS_seccomp, libc::SYS_landlock_create_ruleset]);
+    };
+    let mut host = bench.run_as(&config, &["--until-idle", "--json"], lacking);
+    host.finish();
+    assert_eq!(host.summary()["handlers"][0]["acked"], 1);
+    let log = host.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("not all is restricted")).collect();
+    assert!(told.len() == 1 && told[0].contains("files,") && told[0].contains("system calls"), "{log}");
+    assert!(log.contains("less confined than it could be: no Landlock, no seccomp"), "{log}");
+}
+
+#[test]
+fn a_bus_in_the_root_directory_is_refused() {
+    let bench = Bench::new();
+    bench.config("sqlite:/sandbar-of-a-test.db", &[probe()]);
+    let ran = bench.call(&["run"], b"");
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("/sandbar-of-a-test.db") && ran.stderr.contains("a directory of its own"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!std::path::Path::new("/sandbar-of-a-test.db").exists());
+}
+
+#[test]
+fn a_host_that_is_killed_leaves_no_compiler_behind() {
+    let bench = Bench::new();
+    fs::write(bench.path("slow.wasm"), slow(BLOCKS)).unwrap();
+    let config = bench.config(&embedded(&bench), &[probe()]);
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace(&format!("module = {:?}", guest("probe")), "module = \"slow.wasm\"")).unwrap();
+    let host = bench.run(&config, &[]);
+    let compiler = child_of(host.id());
+    let child = child_of(compiler);
+    stop_at_work(child);
+    host.kill();
+    is_over(compiler);
+    is_over(child);
 }

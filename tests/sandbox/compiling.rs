@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use sandbar::event::Verdict;
@@ -12,7 +13,8 @@ use sandbar::sandbox::{CompileLimits, Compiler, Compiling, LoadError, Ran, Sandb
 use super::component::component;
 use super::support::{self, Remembering};
 use crate::support::BOUND;
-use crate::support::host::{Bench, binary};
+use crate::support::host::{Bench, binary, landlock, without};
+use crate::support::process::finish;
 
 /// Enough to keep a compiler busy for seconds, and few enough to be let through.
 pub(crate) const BLOCKS: usize = 12_000;
@@ -49,8 +51,49 @@ fn children(parent: u32) -> Vec<u32> {
     text.split_whitespace().map(|id| id.parse().unwrap()).collect()
 }
 
-fn kill(process: u32) {
-    assert!(Command::new("kill").args(["-s", "KILL", &process.to_string()]).status().unwrap().success());
+/// The one process that is a child of this one, once there is one.
+pub(crate) fn child_of(parent: u32) -> u32 {
+    let begun = Instant::now();
+    loop {
+        if let [child] = children(parent)[..] {
+            return child;
+        }
+        assert!(begun.elapsed() < BOUND, "{parent} has the children {:?}", children(parent));
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until a process does nothing any more, whether or not somebody has asked how it ended.
+pub(crate) fn is_over(process: u32) {
+    let begun = Instant::now();
+    // After the name, which is in parentheses: `Z` is a process that has ended.
+    let ended = |stat: String| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+    while !std::fs::read_to_string(format!("/proc/{process}/stat")).map_or(true, ended) {
+        assert!(begun.elapsed() < BOUND, "{process} goes on");
+        std::thread::yield_now();
+    }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(process: u32, name: &str) {
+    assert!(Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap().success());
+}
+
+/// Stops a child that has taken its bounds: the filter comes last.
+pub(crate) fn stop_at_work(child: u32) {
+    let begun = Instant::now();
+    let status = || std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+    while !status().contains("Seccomp_filters:\t2") {
+        assert!(begun.elapsed() < BOUND, "{}", status());
+        std::thread::yield_now();
+    }
+    signal(child, "STOP");
+}
+
+/// Loads, on a thread of its own, what keeps a compiler busy.
+fn load_slowly(sandbox: &Arc<Sandbox>) -> JoinHandle<LoadError> {
+    let sandbox = Arc::clone(sandbox);
+    std::thread::spawn(move || refused(&sandbox, &slow(BLOCKS)))
 }
 
 #[test]
@@ -81,7 +124,7 @@ fn code_of_a_child_is_kept_and_found_as_other_code() {
     assert!(!Sandbox::new(&settings(first)).unwrap().load(&wasm).unwrap().is_cached());
     // Whoever compiles: with the code at hand nobody is asked.
     let nobody = compiler(CompileLimits::default());
-    kill(nobody.id());
+    signal(nobody.id(), "KILL");
     for compiling in [Compiling::InProcess, Compiling::InChild(nobody)] {
         assert!(Sandbox::new(&settings(compiling)).unwrap().load(&wasm).unwrap().is_cached());
     }
@@ -129,19 +172,8 @@ fn compiling_is_stopped_at_its_memory() {
 fn a_child_that_is_killed_is_an_error_and_the_next_one_compiles() {
     let compiler = compiler(CompileLimits::default());
     let sandbox = sandbox(&compiler);
-    let loading = {
-        let sandbox = Arc::clone(&sandbox);
-        std::thread::spawn(move || refused(&sandbox, &slow(BLOCKS)))
-    };
-    let begun = Instant::now();
-    let child = loop {
-        assert!(begun.elapsed() < BOUND, "no child is made");
-        if let [child] = children(compiler.id())[..] {
-            break child;
-        }
-        std::thread::yield_now();
-    };
-    kill(child);
+    let loading = load_slowly(&sandbox);
+    signal(child_of(compiler.id()), "KILL");
     let error = loading.join().unwrap();
     assert!(matches!(error, LoadError::Compiler(_)), "{error}");
     assert!(error.to_string().contains("was ended by signal 9"), "{error}");
@@ -149,11 +181,65 @@ fn a_child_that_is_killed_is_an_error_and_the_next_one_compiles() {
 }
 
 #[test]
+fn a_child_that_takes_no_time_is_stopped_as_well() {
+    let limits = CompileLimits { time: Duration::from_secs(1), ..CompileLimits::default() };
+    let compiler = compiler(limits);
+    let sandbox = sandbox(&compiler);
+    let loading = load_slowly(&sandbox);
+    let child = child_of(compiler.id());
+    // It will never have used its second.
+    signal(child, "STOP");
+    let error = loading.join().unwrap();
+    assert!(matches!(error, LoadError::CompileTime { .. }), "{error}");
+    is_over(child);
+    sandbox.load(&support::guest("noop")).unwrap();
+}
+
+#[test]
+fn a_child_has_bounds_and_filters_of_its_own() {
+    let limits = CompileLimits { time: Duration::from_secs(20), memory: 1 << 30 };
+    let compiler = compiler(limits);
+    let sandbox = sandbox(&compiler);
+    let loading = load_slowly(&sandbox);
+    let child = child_of(compiler.id());
+    stop_at_work(child);
+    let bounds = std::fs::read_to_string(format!("/proc/{child}/limits")).unwrap();
+    let bound = |name: &str| {
+        let line = bounds.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let numbers: Vec<u64> = line.split_whitespace().take(2).map(|number| number.parse().unwrap()).collect();
+        (numbers[0], numbers[1])
+    };
+    assert_eq!(bound("Max cpu time"), (20, 21));
+    assert_eq!(
+        (bound("Max file size"), bound("Max core file size"), bound("Max open files")),
+        ((0, 0), (0, 0), (0, 0))
+    );
+    let (memory, most) = bound("Max address space");
+    assert!(memory == most && memory > limits.memory && memory < 4 * limits.memory, "{memory}");
+    signal(child, "KILL");
+    loading.join().unwrap();
+}
+
+#[test]
+fn a_child_ends_with_its_compiler() {
+    let compiler = compiler(CompileLimits::default());
+    let sandbox = sandbox(&compiler);
+    let loading = load_slowly(&sandbox);
+    let child = child_of(compiler.id());
+    // Nothing that it does itself ends it.
+    stop_at_work(child);
+    signal(compiler.id(), "KILL");
+    let error = loading.join().unwrap();
+    assert!(error.to_string().contains("the compiler's process is gone"), "{error}");
+    is_over(child);
+}
+
+#[test]
 fn a_compiler_that_is_gone_is_an_error() {
     let compiler = compiler(CompileLimits::default());
     let sandbox = sandbox(&compiler);
     sandbox.load(&support::guest("noop")).unwrap();
-    kill(compiler.id());
+    signal(compiler.id(), "KILL");
     for _ in 0..2 {
         let error = refused(&sandbox, &support::guest("noop"));
         assert!(error.to_string().contains("the compiler's process is gone"), "{error}");
@@ -215,4 +301,13 @@ fn a_process_that_compiles_reaches_nothing() {
     }
     assert!(confined.contains("memory: ") && !confined.contains("memory: done"), "{confined}");
     assert!(bench.path("file.made").exists(), "by the one that was not confined");
+    // Where there are no filters, it has no descriptors for files, and signals are Landlock's.
+    let mut command = bench.command(&["probe", "compiler", "--file", file.to_str().unwrap()]);
+    without(&mut command, &[libc::SYS_seccomp]);
+    let text = finish(command.spawn().unwrap(), b"").text();
+    let signal = if landlock() >= 6 { "os error 1)" } else { "done" };
+    for (what, with) in [("read", "os error 24"), ("write", "os error 24"), ("list", "os error 24"), ("signal", signal)]
+    {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{what}: ")) && line.contains(with)), "{text}");
+    }
 }

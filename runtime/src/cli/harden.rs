@@ -12,13 +12,14 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
+use sandbar::bus;
 use sandbar::config::{Config, ControlSocket};
 use sandbar::sandbox::confine::{self, Access, Call, Masked};
-use url::Url;
 
 use super::{Exit, Failure, socket};
 
-/// What every host reads of the system: itself, its share of the machine, and how its name is looked up.
+/// What every host reads of the system: itself, its share of the machine. All of `/proc`, since the kernel makes the
+/// directory of a process anew, and without the rule, whenever it has forgotten it.
 const SYSTEM: &[&str] = &["/proc", "/sys/fs/cgroup", "/sys/devices/system", "/dev/urandom", "/dev/random"];
 
 /// What is read to find a host by its name and to know whom to trust: files that are replaced while the host runs, so
@@ -29,14 +30,19 @@ const NAMES: &[&str] = &[
     "/run/nscd",
     "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates",
+    "/var/lib/ca-certificates",
     "/lib",
     "/lib64",
     "/usr/lib",
     "/usr/lib64",
+    "/nix/store",
 ];
 
-/// The parameters of `bus.url` that name files.
-const URL_FILES: [&str; 3] = ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"];
+/// Those of them that may be links to elsewhere.
+const LINKED: &[&str] = &["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf"];
+
+/// Variables that name certificates, or directories of them, instead of the system's.
+const CERTIFICATES: [&str; 2] = ["SSL_CERT_FILE", "SSL_CERT_DIR"];
 
 /// A thread is made with it, a process is not.
 const THREAD: u64 = libc::CLONE_THREAD as u64;
@@ -50,60 +56,72 @@ pub(super) fn harden(config: &Config) -> Result<(), Failure> {
         );
         return Ok(());
     }
-    let done = apply(config).context("the host cannot be confined (host.hardening = \"off\" runs it without)");
-    let (files, calls) = done.map_err(|error| Failure::new(Exit::Refused, error))?;
-    let in_force = |is: bool| if is { "restricted" } else { "not restricted: the kernel cannot" };
-    match files && calls {
-        true => tracing::info!(files = in_force(files), calls = in_force(calls), "the host is confined"),
-        false => tracing::warn!(files = in_force(files), calls = in_force(calls), "the host is confined in part"),
+    let surroundings = bus::surroundings(&config.bus);
+    let in_root = |path: &Path| is_in_root(path) || path.canonicalize().is_ok_and(|found| is_in_root(&found));
+    if let Some(path) = surroundings.write.as_deref().filter(|path| in_root(path)) {
+        let path = path.display();
+        let error = anyhow::anyhow!(
+            "the bus at {path} lies in the root directory, all of which the host would have to write: put it into a \
+             directory of its own, or set [host] hardening = \"off\""
+        );
+        return Err(Failure::new(Exit::Refused, error));
+    }
+    let missing = apply(&files(config, &surroundings));
+    let missing = missing.context("the host cannot be confined ([host] hardening = \"off\" runs it without)");
+    let missing = missing.map_err(|error| Failure::new(Exit::Refused, error))?;
+    if missing.is_empty() {
+        tracing::info!("the host is confined");
+    } else {
+        tracing::warn!(
+            missing = missing.join(", "),
+            "the host is confined as far as the kernel can: not all is restricted"
+        );
     }
     Ok(())
 }
 
-/// Whether files, and system calls, are restricted from now on.
-fn apply(config: &Config) -> Result<(bool, bool), confine::Error> {
-    let files = files(config);
+/// What cannot be restricted; the rest is from now on.
+fn apply(files: &[(PathBuf, Access)]) -> Result<Vec<&'static str>, confine::Error> {
     confine::no_new_privileges()?;
-    let restricted = confine::restrict_files(&files)?;
+    let mut missing = confine::restrict_files(files)?;
     let filtered = confine::refuse(&never(), libc::EPERM).and_then(|()| {
         // Its arguments lie in memory, where no filter looks: a C library takes the older call instead, if there is none.
         confine::refuse(&[Call::any(libc::SYS_clone3)], libc::ENOSYS)
     });
     match filtered {
-        Ok(()) => Ok((restricted, true)),
-        Err(confine::Error::Processor) => Ok((restricted, false)),
-        Err(confine::Error::Calls(error)) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) => {
-            Ok((restricted, false))
-        }
-        Err(error) => Err(error),
+        Err(error) if error.is_lacking() => missing.push("system calls"),
+        done => done?,
     }
+    Ok(missing)
 }
 
-/// The files that serving this configuration needs, now and as long as it runs: handlers' modules and secrets may be
-/// replaced, which is a matter of their directories.
-fn files(config: &Config) -> Vec<(PathBuf, Access)> {
+/// The files that serving this configuration needs, now and as long as it runs. Those of the configuration itself, of
+/// modules and of secrets may be replaced and read again, which is a matter of their directories.
+fn files(config: &Config, bus: &bus::Surroundings) -> Vec<(PathBuf, Access)> {
     let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
     read.extend(around(&config.path));
     read.extend(config.all_handlers().flat_map(|handler| around(&handler.module)));
     read.extend(config.schemas.dirs.iter().cloned());
     read.extend(config.secrets.files().flat_map(around));
+    read.extend(bus.read.iter().flat_map(|path| around(path)));
+    if bus.network {
+        read.extend(NAMES.iter().map(PathBuf::from));
+        read.extend(LINKED.iter().flat_map(|path| around(Path::new(path))));
+        let named = CERTIFICATES.into_iter().filter_map(std::env::var_os);
+        let named: Vec<PathBuf> = named.flat_map(|paths| std::env::split_paths(&paths).collect::<Vec<_>>()).collect();
+        read.extend(named.iter().flat_map(|path| if path.is_dir() { vec![path.clone()] } else { around(path) }));
+    }
 
     let mut write = vec![PathBuf::from("/dev/null")];
-    if let Some(path) = config.bus.url.strip_prefix("sqlite:") {
-        let found = around(Path::new(path));
+    if let Some(path) = &bus.write {
+        let found = around(path);
         keep_temporary_files_in(found.first());
         write.extend(found);
-    } else {
-        read.extend(NAMES.iter().map(PathBuf::from));
-        read.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].into_iter().filter_map(std::env::var_os).map(PathBuf::from));
-        let url = Url::parse(&config.bus.url).ok();
-        let named = url.iter().flat_map(Url::query_pairs).filter(|(name, _)| URL_FILES.contains(&&**name));
-        read.extend(named.flat_map(|(_, path)| around(Path::new(&*path))));
     }
-    // A directory that is not there cannot be named. Whoever cannot make it says so when it is used.
+    // A directory that is not there cannot be named. Whoever cannot make or use it says so then.
     if let Some(cache) = &config.host.code_cache {
         drop(DirBuilder::new().recursive(true).mode(0o700).create(cache));
-        write.extend(cache.is_dir().then(|| cache.clone()));
+        write.push(cache.clone());
     }
     let sockets = match &config.host.control {
         ControlSocket::Off => None,
@@ -112,8 +130,9 @@ fn files(config: &Config) -> Vec<(PathBuf, Access)> {
     };
     if let Some(directory) = sockets {
         drop(DirBuilder::new().mode(0o700).create(&directory));
-        write.extend(directory.is_dir().then_some(directory));
+        write.push(directory);
     }
+    write.retain(|path| path.canonicalize().is_ok_and(|found| found != Path::new("/")));
     let read = read.into_iter().map(|path| (path, Access::Read));
     read.chain(write.into_iter().map(|path| (path, Access::Write))).collect()
 }
@@ -122,11 +141,13 @@ fn files(config: &Config) -> Vec<(PathBuf, Access)> {
 /// a file there it is the file itself.
 fn around(path: &Path) -> Vec<PathBuf> {
     let whole = path.canonicalize().ok();
-    let directory = |path: &Path| match path.parent() {
-        Some(parent) if parent != Path::new("/") => or_here(parent),
-        _ => path.to_owned(),
-    };
-    [Some(path), whole.as_deref()].into_iter().flatten().map(directory).collect()
+    let names = [Some(path), whole.as_deref()].into_iter().flatten();
+    names.map(|path| if is_in_root(path) { path.to_owned() } else { or_here(path.parent().unwrap_or(path)) }).collect()
+}
+
+/// Whether the root is the directory of what has this name, however it is written.
+fn is_in_root(path: &Path) -> bool {
+    path.parent().is_none_or(|parent| or_here(parent).canonicalize().is_ok_and(|found| found == Path::new("/")))
 }
 
 fn or_here(directory: &Path) -> PathBuf {
@@ -147,7 +168,7 @@ fn never() -> Vec<Call> {
     let mut calls = vec![
         Call::when(libc::SYS_clone, &[Masked { argument: 0, mask: THREAD, value: 0 }]),
         // Typing for whoever sits at the terminal.
-        Call::when(libc::SYS_ioctl, &[argument(1, libc::TIOCSTI as u64), argument(1, TIOCLINUX)]),
+        Call::when(libc::SYS_ioctl, &[argument(1, TIOCSTI), argument(1, TIOCLINUX)]),
     ];
     #[cfg(target_arch = "x86_64")]
     calls.extend(
@@ -222,5 +243,21 @@ fn never() -> Vec<Call> {
     calls
 }
 
+/// Types for whoever sits at the terminal. The C library's number has another type on each system.
+const TIOCSTI: u64 = 0x5412;
 /// Of the console, with which what is typed can be copied; the C library has no name for it.
 const TIOCLINUX: u64 = 0x541c;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_is_given_the_root() {
+        for path in ["/not-there.toml", "/proc/../not-there.toml", "/proc"] {
+            assert!(around(Path::new(path)).iter().all(|found| found == Path::new(path)), "{path}");
+        }
+        assert_eq!(around(Path::new("not-there.toml")), [Path::new(".")]);
+        assert_eq!(around(Path::new("/proc/version")), [Path::new("/proc"); 2]);
+    }
+}

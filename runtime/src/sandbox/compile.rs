@@ -25,6 +25,7 @@ use super::modules::{LoadError, chain, refused};
 use super::{call, limits};
 
 mod cell;
+mod process;
 mod server;
 
 pub use server::serve;

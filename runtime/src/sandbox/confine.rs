@@ -19,6 +19,15 @@ use seccompiler::{
 /// The newest Landlock whose rights are known here. An older kernel enforces those it has.
 const ABI_KNOWN: ABI = ABI::V6;
 
+/// What Landlock restricts, and since when.
+const RESTRICTED: [(ABI, &str); 5] = [
+    (ABI::V1, "files"),
+    (ABI::V3, "truncating files"),
+    (ABI::V4, "listening"),
+    (ABI::V5, "controlling devices"),
+    (ABI_KNOWN, "signals"),
+];
+
 /// What may be done with a file, or with all that lies below a directory. Nothing of it may be executed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
@@ -81,6 +90,21 @@ impl Call {
     #[must_use]
     pub fn when(number: i64, when: &[Masked]) -> Self {
         Self { number, when: when.to_vec() }
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// Whether this kernel, or what is known of this processor, has no filters of system calls at all: no mistake, and
+    /// not to be mended here.
+    #[must_use]
+    pub fn is_lacking(&self) -> bool {
+        match self {
+            Self::Processor => true,
+            Self::Calls(error) => matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)),
+            _ => false,
+        }
     }
 }
 
@@ -149,12 +173,13 @@ fn limit(resource: Resource, soft: u64, hard: u64, what: &'static str) -> Result
 /// From now on this thread, and those it starts, can open no file but what is named, listen on no TCP port, and signal
 /// no process but those that come from it. What is open stays open. Files that are not there are passed over.
 ///
-/// False, and nothing changes, where the kernel has no Landlock (it came with Linux 5.13, and can be left out).
+/// Landlock came with Linux 5.13 and has grown since, and a kernel can be built without it: what this one cannot restrict
+/// is left as it was, and its names are returned.
 ///
 /// # Errors
 ///
-/// If the kernel has it and refuses.
-pub fn restrict_files(allowed: &[(PathBuf, Access)]) -> Result<bool, Error> {
+/// If the kernel has it and refuses. [`no_new_privileges`] must have been given up.
+pub fn restrict_files(allowed: &[(PathBuf, Access)]) -> Result<Vec<&'static str>, Error> {
     let failed = |error: &dyn std::fmt::Display| Error::Files(error.to_string());
     let mut ruleset = Ruleset::default()
         .handle_access(AccessFs::from_all(ABI_KNOWN))
@@ -168,8 +193,12 @@ pub fn restrict_files(allowed: &[(PathBuf, Access)]) -> Result<bool, Error> {
         let access = rights(path, *access);
         ruleset = ruleset.add_rule(PathBeneath::new(opened, access)).map_err(|error| failed(&error))?;
     }
-    let status = ruleset.restrict_self().map_err(|error| failed(&error))?;
-    Ok(matches!(status.landlock, LandlockStatus::Available { .. }))
+    let status = ruleset.no_new_privs(false).restrict_self().map_err(|error| failed(&error))?;
+    let has = match status.landlock {
+        LandlockStatus::Available { effective_abi, .. } => effective_abi,
+        _ => ABI::Unsupported,
+    };
+    Ok(RESTRICTED.iter().filter(|(since, _)| *since > has).map(|(_, what)| *what).collect())
 }
 
 fn rights(path: &Path, access: Access) -> BitFlags<AccessFs> {

@@ -22,18 +22,14 @@ pub(super) fn serve() -> Result<Vec<&'static str>, confine::Error> {
     confine::not_dumpable()?;
     confine::no_new_privileges()?;
     // Before the filter, which would refuse it.
-    if !confine::restrict_files(&[])? {
+    if confine::restrict_files(&[])?.contains(&"files") {
         missing.push("no Landlock");
     }
     let mut calls = compiling(None);
     calls.extend(serving());
     match confine::allow_only(&calls) {
-        Ok(()) => {}
-        // The kernel was built without, or the processor is one the filter's compiler does not know.
-        Err(confine::Error::Processor) => missing.push("no seccomp"),
-        Err(confine::Error::Calls(error)) if error.raw_os_error() == Some(libc::EINVAL) => missing.push("no seccomp"),
-        Err(confine::Error::Calls(error)) if error.raw_os_error() == Some(libc::ENOSYS) => missing.push("no seccomp"),
-        Err(error) => return Err(error),
+        Err(error) if error.is_lacking() => missing.push("no seccomp"),
+        done => done?,
     }
     Ok(missing)
 }
