@@ -9,12 +9,14 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write as _};
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
@@ -149,12 +151,14 @@ impl Compiler {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_read_timeout(Some(limits.wall().saturating_add(SLACK)))?;
         ours.set_write_timeout(Some(SLACK))?;
+        let threads = available_parallelism().map_or(1, NonZeroUsize::get).min(limits::COMPILE_THREADS);
         let child = Command::new(program)
             .arg0("sandbar")
             .arg(COMMAND)
             .env_clear()
             // The allocator would take a large piece of address space at once, of which nothing could be bounded.
             .env("MIMALLOC_ARENA_RESERVE", "16MiB")
+            .env("RAYON_NUM_THREADS", threads.to_string())
             .current_dir("/")
             // What a terminal sends to the host's group is not meant for it.
             .process_group(0)
