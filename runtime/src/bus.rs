@@ -23,12 +23,14 @@ mod report;
 mod slices;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod surroundings;
 
 pub use durability::{Durability, Published, Trim};
 pub use error::Error;
 pub use history::{Applied, Edge, Pace, Span};
 pub use report::{DeadLetter, GroupStatus, Requeue};
 pub use slices::{LaneOf, Slice, Turnover, Waiting};
+pub use surroundings::{Surroundings, surroundings};
 
 pub(crate) use in_hand::InHand;
 

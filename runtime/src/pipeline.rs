@@ -265,10 +265,9 @@ struct Loaded {
 /// Reads, verifies and compiles every module once, and prepares one handler for each entry of the configuration.
 fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<Loaded, Error> {
     let max_memory = config.handlers.iter().map(|handler| handler.spec.limits.memory).max().unwrap_or_default();
-    let (threads, secret, code_cache) =
-        (config.host.threads, config.host.secret.clone(), config.host.code_cache.clone());
+    let config::Host { threads, secret, code_cache, compiling, .. } = config.host.clone();
     let reuse = config.handlers.iter().any(|handler| handler.spec.reuse > 1);
-    let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse, code_cache })?;
+    let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse, code_cache, compiling })?;
     let (mut prepared, mut specs) = (Vec::new(), Vec::new());
     for handler in &config.handlers {
         specs.push(with_secrets(config, handler)?);

@@ -2,6 +2,7 @@
 //!
 //! - `engine`: the pool behind all handlers; [`Sandbox`].
 //! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to.
+//! - `compile`: in a process of its own, or here; `confine` is what such a process takes from itself.
 //! - `inspect`: what a component is, without compiling it.
 //! - `call`: one event through one instance, a fresh one unless `reuse` has kept one.
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
@@ -13,6 +14,8 @@
 
 mod cache;
 mod call;
+mod compile;
+pub mod confine;
 mod contract_v0_1;
 mod engine;
 mod grants;
@@ -39,6 +42,8 @@ use bytes::Bytes;
 
 use crate::event::{Effects, Event, KeyList, Outgoing, Payload, Verdict, Versioned};
 
+pub use compile::{COMMAND as COMPILER_COMMAND, serve as serve_compiler};
+pub use compile::{CompileLimits, Compiler, Compiling, confine_as_compiler};
 pub use engine::{Error, Sandbox, Secret, Settings};
 pub use grants::{Capability, MissingGrant, missing_grants};
 pub use inspect::{Acceptance, Inspection, Producer, Signatures, inspect};

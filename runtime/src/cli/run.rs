@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{ConfigArgs, Exit, Failure, exit_of, log_to_stderr, out, socket};
+use super::{ConfigArgs, Exit, Failure, compiler, exit_of, harden, log_to_stderr, out, socket};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -30,14 +30,22 @@ pub(super) struct Args {
 /// `timeout` and some shells signal the process and then its group, so that one wish arrives twice.
 const ECHO: Duration = Duration::from_millis(300);
 
-pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+/// A host that has its configuration and its compiler, and has given up what it does not need.
+#[derive(Debug)]
+pub(super) struct Ready {
+    args: Args,
+    config: Config,
+}
+
+/// Reads the configuration and confines this process, which has one thread; `None` if there is nothing to run.
+pub(super) fn prepare(args: Args) -> Result<Option<Ready>, Failure> {
     let mut config = args.config.load()?;
     log_to_stderr(config.host.log.clone())?;
     if !config.host.consumers_enabled {
         out::note(format_args!(
             "consumers are disabled by host.consumers_enabled or EVENT_BUS_REDIS_CONSUMERS_ENABLED: nothing runs"
         ));
-        return Ok(Exit::Clean);
+        return Ok(None);
     }
     if config.handlers.is_empty() {
         let path = config.path.display();
@@ -46,6 +54,13 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     for handler in &mut config.handlers {
         handler.group.join_foreign = args.join_foreign;
     }
+    // A confined process starts no other.
+    config.host.compiling = compiler(&config)?;
+    harden::harden(&config)?;
+    Ok(Some(Ready { args, config }))
+}
+
+pub(super) async fn run(Ready { args, config }: Ready) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
     let until = if args.until_idle { Until::Idle } else { Until::Shutdown };
     let (stop, mut stopped) = watch::channel(false);

@@ -27,6 +27,9 @@ pub(super) const HOST: Keys = Keys {
         "trusted_keys",
         "control",
         "code_cache",
+        "compile_time",
+        "compile_memory",
+        "hardening",
         "log",
     ],
 };
