@@ -21,11 +21,13 @@ mod order;
 mod outage;
 mod pacing;
 mod refusing;
+mod reloading;
 mod resting;
 mod retrying;
 mod secrets;
 mod serving;
 mod steering;
+mod swapping;
 mod trusting;
 
 fn embedded(bench: &Bench) -> String {

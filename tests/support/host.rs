@@ -146,7 +146,8 @@ impl Bench {
         self.start(command)
     }
 
-    fn start(&self, mut command: Command) -> Host {
+    /// Starts a host by a command of its own.
+    pub(crate) fn start(&self, mut command: Command) -> Host {
         let name = uuid::Uuid::new_v4().simple().to_string();
         let (log, stdout) = (self.path(&format!("{name}.log")), self.path(&format!("{name}.out")));
         let child = command

@@ -113,7 +113,8 @@ impl Findings {
         let path = handler.module.display();
         let loaded = match fs::read(&handler.module) {
             Ok(wasm) => {
-                let module = sandbox.load_trusted(&wasm, &handler.trust).map_err(|error| format!("module {path} {error}"));
+                let module =
+                    sandbox.load_trusted(&wasm, &handler.trust).map_err(|error| format!("module {path} {error}"));
                 module.and_then(|module| {
                     sandbox.fits(&module, &handler.spec).map_err(|error| format!("module {path}: {error}"))?;
                     Ok(module)
