@@ -3,7 +3,7 @@
 use sandbar::sandbox::{Capability, Grants, Limits, Malformed, Signatures, Spec, Trust, inspect};
 use wasmsign2::{KeyPair, Module};
 
-use super::loading::component;
+use super::component::component;
 use super::support::{everything, guest, shared, spec};
 
 const HANDLE: &str = r#"(func (export "handle") (param i32) (result i32) (i32.const 8))"#;

@@ -4,7 +4,7 @@
 use sandbar::sandbox::{LoadError, Malformed, Trust, TrustedKey, Untrusted, inspect};
 use wasmsign2::{CustomSection, KeyPair, Module, Section, SectionLike as _};
 
-use super::loading::component;
+use super::component::component;
 use super::support::{guest, shared};
 
 const HANDLE: &str = r#"(func (export "handle") (param i32) (result i32) (i32.const 8))"#;

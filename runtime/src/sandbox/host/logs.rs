@@ -91,7 +91,11 @@ impl Logs {
         while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
             if self.is_full() && bytes.len() > FULL_LOOK {
                 // Nothing of it is logged: megabytes of line ends are counted, and only the last words looked at.
-                let (front, back) = bytes.split_at(bytes.len() - FULL_LOOK);
+                // Not from the middle of a line: it could be the middle of a secret.
+                let look = bytes.len() - FULL_LOOK;
+                let start =
+                    bytes[look - 1..].iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |end| look + end);
+                let (front, back) = bytes.split_at(start);
                 self.dropped += front.iter().filter(|byte| **byte == b'\n').count() as u64;
                 self.open[stream as usize].clear();
                 bytes = back;
@@ -261,8 +265,9 @@ mod tests {
     fn megabytes_of_lines_are_counted_and_their_end_is_kept() {
         let mut logs = Logs::new(&Limits::default());
         let lines = 1_000_000;
-        logs.print("h", "e", Stream::Err, format!("{}the end", "\n".repeat(lines)).as_bytes());
-        logs.finish("h", "e");
+        let of = Voice { handler: "h", event: "e", secrets: &Secrets::default() };
+        logs.print(&of, Stream::Err, format!("{}the end", "\n".repeat(lines)).as_bytes());
+        logs.finish(&of);
         assert_eq!(logs.dropped, lines as u64 + 1 - u64::from(limits::LOG_LINES));
         assert_eq!(logs.last_words(), "the end");
     }
