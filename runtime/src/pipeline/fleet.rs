@@ -135,7 +135,12 @@ impl<'c> Fleet<'c> {
 
     /// Whether a handler runs with just these settings and values of secrets.
     pub(super) fn runs(&self, settings: &HandlerConfig, spec: &Spec) -> bool {
-        self.members.iter().any(|member| member.settings == *settings && member.spec == *spec)
+        // Where they stand in the file says nothing of what they are.
+        let same = |member: &Member| {
+            let moved = HandlerConfig { places: member.settings.places.clone(), ..settings.clone() };
+            member.settings == moved && member.spec == *spec
+        };
+        self.members.iter().any(same)
     }
 
     /// The names of those that run.
