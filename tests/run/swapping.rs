@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value;
 
@@ -219,26 +220,30 @@ async fn a_watched_file_is_swapped_in_when_it_changes() {
 
 /// Events flow while modules come and go: none is lost, none handled twice, none fails.
 async fn flowing(bench: &Bench, url: &str) {
-    const EVENTS: usize = 4_000;
     let bus = open(url).await;
     let config = bench.config(url, &[probe().with("in_flight = 64\n[handler.grants]\npublish = [\"out\"]")]);
     let mut hosts = [bench.run(&config, &["--json"]), bench.run(&config, &["--json"])];
     until(bench, "both run", |now| now["hosts"].as_array().unwrap().len() == 2).await;
     let files: Vec<_> = (10..14).map(|mark| variant(bench, mark)).collect();
-    let to = Arc::clone(&bus);
+    let (to, over) = (Arc::clone(&bus), Arc::new(AtomicBool::new(false)));
+    let swapped = Arc::clone(&over);
     let publishing = tokio::spawn(async move {
-        for _ in 0..EVENTS / 200 {
+        let mut count = 0;
+        while !swapped.load(Ordering::Relaxed) {
             let draft = || Draft::new("publish").header("topic", "out").header("size", 1).header("then", "ok");
             publish(&to, "in", &(0..200).map(|_| draft()).collect::<Vec<_>>()).await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            count += 200;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        count
     });
     for n in 0..12 {
         let said = swap(bench, &files[n % files.len()]);
         assert!(said.contains("serves"), "{said}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    publishing.await.unwrap();
+    over.store(true, Ordering::Relaxed);
+    let events: usize = publishing.await.unwrap();
     until(bench, "all is settled", |now| {
         (&now["lag"], &now["pending"], &now["retrying"]) == (&0.into(), &0.into(), &0.into())
     })
@@ -251,9 +256,9 @@ async fn flowing(bench: &Bench, url: &str) {
         assert_eq!((&tally["retried"], &tally["dead"]), (&0.into(), &0.into()), "no call fails by a swap: {tally}");
         done += tally["acked"].as_u64().unwrap();
     }
-    assert_eq!(done, EVENTS as u64);
+    assert_eq!(done, events as u64);
     let made = read_all(&bus, "out").await;
-    assert_eq!(made.len(), EVENTS, "each was published once");
+    assert_eq!(made.len(), events, "each was published once");
     let known: Vec<String> = files.iter().map(|file| digest(file)).chain([digest(&guest("probe"))]).collect();
     let mut by: BTreeMap<String, usize> = BTreeMap::new();
     for fields in &made {
