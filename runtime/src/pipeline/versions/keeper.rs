@@ -140,23 +140,34 @@ impl Keeper {
         Ok(Swapped { digest, before, passed })
     }
 
-    /// Writes into the ledger which module is wanted from now on.
+    /// Writes into the ledger which module is wanted from now on, unless somebody else does. That others only tell what
+    /// calls came to is no reason not to.
     async fn record(&mut self, digest: &str, at: SystemTime, by: &str, wasm: Bytes) -> Result<(), Refusal> {
-        let ledger = self.maker.bus.ledger(&self.name).await?;
-        let before = ledger.as_ref().map_or(0, |ledger| ledger.revision);
-        let mut record = ledger.map_or_else(|| Ok(Record::default()), |ledger| Record::parse(&ledger.text))?;
-        let mut add = Vec::new();
-        if record.history.is_empty() {
-            let first = self.digest().to_owned();
-            record.push(&first, self.since, CONFIGURATION);
-            add.extend(self.first.clone().map(|wasm| (first, wasm)));
+        let mut wanted_before = None;
+        for _ in 0..TRIES {
+            let ledger = self.maker.bus.ledger(&self.name).await?;
+            let before = ledger.as_ref().map_or(0, |ledger| ledger.revision);
+            let mut record = ledger.map_or_else(|| Ok(Record::default()), |ledger| Record::parse(&ledger.text))?;
+            let wanted = record.wanted().map(|entry| (entry.digest.clone(), entry.at_ms));
+            if *wanted_before.get_or_insert_with(|| wanted.clone()) != wanted {
+                break;
+            }
+            let mut add = Vec::new();
+            if record.history.is_empty() {
+                let first = self.digest().to_owned();
+                record.push(&first, self.since, CONFIGURATION);
+                add.extend(self.first.clone().map(|wasm| (first, wasm)));
+            }
+            record.push(digest, at, by);
+            add.push((digest.to_owned(), wasm.clone()));
+            let entry = LedgerEntry { text: record.text(), add, keep: record.kept() };
+            if let Some(revision) = self.maker.bus.write_ledger(&self.name, before, &entry).await? {
+                self.seen = revision;
+                self.first = None;
+                return Ok(());
+            }
         }
-        record.push(digest, at, by);
-        add.push((digest.to_owned(), wasm));
-        let entry = LedgerEntry { text: record.text(), add, keep: record.kept() };
-        self.seen = self.maker.bus.write_ledger(&self.name, before, &entry).await?.ok_or(Refusal::Moved)?;
-        self.first = None;
-        Ok(())
+        Err(Refusal::Moved)
     }
 
     /// Records the first module, if the ledger wants another.
