@@ -23,7 +23,7 @@ trap 'rm -rf "$directory"' EXIT
 cat >"$directory/sandbar" <<SCRIPT
 #!/usr/bin/env bash
 case " \$* " in *" run "*)
-    (sleep 1.2; exec perf record -q -e cpu-clock -F 499 --call-graph dwarf,16384 -o "$directory/perf.data" -p \$\$ -- sleep 3) \\
+    (sleep 1.2; perf record -q -e cpu-clock -F 499 --call-graph dwarf,16384 -o "$directory/perf.data" -p \$\$ -- sleep 3; touch "$directory/done") \\
         </dev/null >/dev/null 2>&1 & ;;
 esac
 exec "$target/release/sandbar" "\$@"
@@ -33,7 +33,7 @@ chmod +x "$directory/sandbar"
 SANDBAR_BIN=$directory/sandbar SANDBAR_GUESTS=$target/guests/slim "$target/release/sandbar-bench" \
     --rounds 1 --events 700000 --no-figures --workloads noop --only noop_fresh --out "$directory"
 # perf writes the last of it when its time is over, which may be after the host has ended.
-for _ in $(seq 50); do pgrep -f "$directory/perf.data" >/dev/null || break; sleep 0.1; done
+for _ in $(seq 100); do [ -e "$directory/done" ] && break; sleep 0.1; done
 
 mkdir -p "$out"
 perf script --no-inline -i "$directory/perf.data" 2>/dev/null | "$tools/bin/inferno-collapse-perf" >"$out/flame.folded"

@@ -65,7 +65,7 @@ macro_rules! conformance {
                     a_begun_attempt_outlives_its_host, renewing_keeps_it, a_frozen_host_changes_nothing,
                     an_old_receipt_is_void_when_the_message_comes_back, renewing_reports_the_lost, a_frozen_host_takes_nothing_back_by_renewing,
                     effects_come_once_although_it_went_there_and_back, renewing_beside_settling_reports_nothing,
-                    inherited_messages_come_in_order;
+                    inherited_messages_come_in_order, what_comes_after_a_long_wait_is_held;
                 retries: a_retry_waits_until_it_is_due, only_those_due_come_when_no_more_is_wanted, a_retry_outlives_hosts_and_its_message,
                     a_retry_can_be_retried_and_acked, what_goes_to_the_store_is_never_out_of_sight, a_dead_hosts_retry_is_inherited, another_consumer_may_get_it,
                     a_retry_held_twice_commits_once;

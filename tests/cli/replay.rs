@@ -353,7 +353,7 @@ async fn signal(store: Store) {
 async fn an_event_without_a_type_is_not_published() {
     let store = Store::sqlite();
     let bus = open(&store.url()).await;
-    publish(&bus, "in", &[Draft::new("publish").header("topic", "out")]).await;
+    publish(&bus, "in", &[Draft::new("publish").header("topic", "out").header("untyped", "")]).await;
     store.bench().config(&store.url(), &[probe()]);
     let (events, _) = replayed(store.bench(), &["--from", "beginning"], 6);
     let reason = events[0]["reason"].as_str().unwrap();

@@ -72,6 +72,17 @@ pub(crate) async fn inherited_messages_come_in_order(fixture: &dyn Fixture) {
     assert_eq!(numbers(&take(&heir, 6).await), [0, 1, 2, 3, 4, 5]);
 }
 
+/// Whoever waits for longer than a lease and then takes something has it for a lease, though it renewed nothing.
+pub(crate) async fn what_comes_after_a_long_wait_is_held(fixture: &dyn Fixture) {
+    let bus = fixture.host().await;
+    let (one, two) = (join(&bus, SHORT_LEASE).await, join(&fixture.host().await, SHORT_LEASE).await);
+    take_nothing(&one, SHORT_LEASE * 2).await;
+    publish(&bus, "t", 1).await;
+    let held = take_one(&one).await;
+    take_nothing(&two, SHORT_LEASE / 4).await;
+    commit(&one, held, ack()).await;
+}
+
 pub(crate) async fn a_begun_attempt_outlives_its_host(fixture: &dyn Fixture) {
     let bus = fixture.host().await;
     publish(&bus, "t", 1).await;

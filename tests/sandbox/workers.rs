@@ -134,37 +134,6 @@ fn a_slow_handler_does_not_stall_a_fast_one() {
 }
 
 #[test]
-fn a_handler_that_overran_makes_way_until_its_calls_end_by_themselves() {
-    let mut host = Host::new(2);
-    let handler = host.handler(Duration::from_millis(500));
-    host.submit(&handler, [job(0, "spin", &[])]);
-    assert!(!done(&host.collect(1)[0]));
-    host.submit(&handler, [job(1, "spin", &[])]);
-    let end = Instant::now() + Duration::from_secs(10);
-    while !workers_of_low_priority() {
-        assert!(Instant::now() < end, "no thread has stepped back");
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
-    assert!(!done(&host.collect(1)[0]));
-    // More than it has to pay back, each on a thread of its own at first.
-    host.submit(&handler, (0..100).map(|tag| job(tag, "ok", &[])));
-    assert!(host.collect(100).iter().all(done));
-}
-
-/// Whether a worker of this process runs at a lower priority: no other mechanism here lowers one.
-fn workers_of_low_priority() -> bool {
-    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
-    // A thread may end while it is looked at.
-    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("stat")).ok());
-    let nice = |stat: String| {
-        let (name, fields) = stat.rsplit_once(") ")?;
-        // proc(5): after the name, field 19 of all.
-        name.ends_with("(sandbar-worker").then(|| fields.split(' ').nth(16)?.parse::<i32>().ok())?
-    };
-    stats.filter_map(nice).any(|nice| nice >= 10)
-}
-
-#[test]
 fn calls_that_wait_for_the_bus_do_not_hold_the_core() {
     let mut host = Host::new(1);
     *host.services.delay.lock().unwrap() = Duration::from_millis(400);

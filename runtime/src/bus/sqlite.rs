@@ -19,7 +19,7 @@ use super::{
 use crate::event::{Effects, KeyList, Message, Outgoing, Position, Topic, Versioned};
 use fault::Fault;
 use schema::Syncs;
-use store::Store;
+use store::{Store, Synced};
 use subscription::Consumer;
 
 mod dead_letters;
@@ -156,7 +156,7 @@ impl Bus for Sqlite {
     async fn apply(&self, effects: &Effects) -> Result<Applied, Error> {
         let (effects, names, max_len) = (effects.clone(), self.names.clone(), self.trimming.max_len);
         let apply = move |db: &_| history::apply(db, &names, max_len, &effects);
-        let applied = self.store.write_then(apply, history::applied).await?;
+        let applied = self.store.write_then(Synced::AtCommit, apply, history::applied).await?;
         self.store.wake();
         applied.map_err(|fault| fault.error(self.store.path()))
     }

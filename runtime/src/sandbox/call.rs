@@ -46,7 +46,8 @@ pub(super) fn run(
             Err(error) => return Ran::NotCalled(chain(&error)),
         },
     };
-    guest.store.set_epoch_deadline(ticks(handling.spec.limits.time));
+    let look = if handling.overruns.any() { 1 } else { ticks(handling.spec.limits.time) };
+    guest.store.set_epoch_deadline(look);
     let running = sandbox.monitor.enter();
     let answer = catch_unwind(AssertUnwindSafe(|| guest.call(handling, event)));
     drop(running);
@@ -97,7 +98,13 @@ fn prepared(mut store: Store<State>, limits: &Limits) -> Store<State> {
         if left.is_zero() {
             return Err(Stop::Time.into());
         }
-        Ok(UpdateDeadline::Continue(ticks(left)))
+        if !store.data().handling.overruns.any() {
+            return Ok(UpdateDeadline::Continue(ticks(left)));
+        }
+        if store.data().makes_way() {
+            std::thread::park_timeout(limits::OVERRUN_REST.min(left));
+        }
+        Ok(UpdateDeadline::Continue(1))
     });
     store
 }

@@ -40,6 +40,8 @@ pub(super) struct State {
 pub(super) trait Waiting: Send + Sync {
     fn begins(&self);
     fn ends(&self);
+    /// Whether another handler could use this core.
+    fn others_have_work(&self) -> bool;
 }
 
 /// Why a host call was refused; each contract version turns it into its own error.
@@ -210,6 +212,11 @@ impl State {
             Some(_) => Ok(()),
             None => Err(Stop::Time.into()),
         }
+    }
+
+    /// Whether the call is to rest, so that others come first.
+    pub(super) fn makes_way(&self) -> bool {
+        self.waiting.as_deref().is_some_and(Waiting::others_have_work)
     }
 
     /// Runs `wait` with this call's core given up meanwhile.

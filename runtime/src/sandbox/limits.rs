@@ -148,9 +148,8 @@ pub const SLOW_CALL: Duration = Duration::from_millis(5);
 /// important as others' again: whoever stops now and then can take a small part of the processor only.
 pub const OVERRUN_CALLS: u32 = 32;
 
-/// By how much the priority of the threads of such calls is lowered: where others want the processor too, such a thread
-/// gets a tenth of what they get. Less would let it hold what others wait for when it is put aside.
-pub const OVERRUN_NICE: i32 = 10;
+/// How long such a call rests after each [`TICK`] in which others have work: it takes a tenth of what it could.
+pub const OVERRUN_REST: Duration = Duration::from_millis(9);
 
 /// A worker that has held its slot for so long lets another handler have it, if one waits: as long as one slow call may
 /// hold it, so that many short ones are no worse.

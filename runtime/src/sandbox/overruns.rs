@@ -2,10 +2,10 @@
 //! processor to all others.
 //!
 //! A call that never ends takes a core for as long as it may, and a handler that makes one after the other takes as many
-//! as there are. They are not kept from running, as a handler may be slow for honest reasons; but where there is not
-//! enough for all, the others come first.
+//! as there are. They are not kept from running, as a handler may be slow for honest reasons; but while others have work they
+//! rest most of the time, where the engine looks at the clock. (A lower priority of their threads would do so too, and keep
+//! others waiting for whatever such a thread holds when it is put aside.)
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::limits;
@@ -36,28 +36,6 @@ impl Overruns {
     }
 }
 
-thread_local! {
-    static STEPPED_BACK: Cell<bool> = const { Cell::new(false) };
-}
-
-/// Lowers the priority of this thread, once. There is no way back without privileges: the thread has to end after the
-/// calls for which it did so, and may start no other, which would be born with the same.
-pub(super) fn step_back() {
-    if STEPPED_BACK.replace(true) {
-        return;
-    }
-    // Of a process without an id Linux takes the thread that asks. Where it is refused calls run as all others do.
-    let lower = |now| rustix::process::setpriority_process(None, now + limits::OVERRUN_NICE);
-    if let Err(error) = rustix::process::getpriority_process(None).and_then(lower) {
-        tracing::debug!(%error, "a thread's priority cannot be lowered");
-    }
-}
-
-/// Whether this thread has done so.
-pub(super) fn stepped_back() -> bool {
-    STEPPED_BACK.get()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,18 +51,5 @@ mod tests {
         assert!(overruns.any());
         overruns.pay();
         assert!(!overruns.any());
-    }
-
-    #[test]
-    fn only_the_thread_that_asks_steps_back() {
-        let before = rustix::process::getpriority_process(None).unwrap();
-        let twice = || {
-            step_back();
-            step_back();
-            (stepped_back(), rustix::process::getpriority_process(None).unwrap())
-        };
-        assert_eq!(std::thread::spawn(twice).join().unwrap(), (true, before + limits::OVERRUN_NICE));
-        assert!(!stepped_back());
-        assert_eq!(rustix::process::getpriority_process(None).unwrap(), before);
     }
 }

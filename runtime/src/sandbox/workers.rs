@@ -14,7 +14,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::engine::Sandbox;
 use super::modules::Handler;
 use super::monitor::Watch;
-use super::{Finished, Job, Ran, limits, overruns};
+use super::{Finished, Job, Ran, limits};
 
 mod queue;
 mod seat;
@@ -28,7 +28,6 @@ pub struct Workers<T: Send + 'static> {
 }
 
 struct Shared<T: Send + 'static> {
-    own: Weak<Self>,
     sandbox: Arc<Sandbox>,
     queues: Mutex<Queues<T>>,
     wake: Condvar,
@@ -37,8 +36,6 @@ struct Shared<T: Send + 'static> {
     /// Handlers with queued work; read between calls without the lock.
     queued: AtomicUsize,
     closed: AtomicBool,
-    /// There is work for a thread that could not be started where that was noticed.
-    starved: AtomicBool,
 }
 
 const CLOSED: &str = "the host is shutting down, or nothing of this handler is to be called now";
@@ -106,8 +103,7 @@ impl<T: Send + 'static> Drop for Workers<T> {
 
 impl<T: Send + 'static> Shared<T> {
     fn new(sandbox: Arc<Sandbox>) -> Arc<Self> {
-        Arc::new_cyclic(|own| Self {
-            own: Weak::clone(own),
+        Arc::new(Self {
             queues: Mutex::new(Queues::new(sandbox.slots)),
             sandbox,
             wake: Condvar::new(),
@@ -115,7 +111,6 @@ impl<T: Send + 'static> Shared<T> {
             threads: Mutex::default(),
             queued: AtomicUsize::new(0),
             closed: AtomicBool::new(false),
-            starved: AtomicBool::new(false),
         })
     }
 
@@ -138,11 +133,6 @@ impl<T: Send + 'static> Shared<T> {
 
     fn spawn(self: &Arc<Self>, queues: &mut Queues<T>) {
         if queues.closed() {
-            return;
-        }
-        if overruns::stepped_back() {
-            // The new one would be as far back: the monitor starts it.
-            self.starved.store(true, Ordering::Relaxed);
             return;
         }
         let seat = Arc::new(Seat::new(Arc::downgrade(self)));
@@ -172,7 +162,6 @@ impl<T: Send + 'static> Shared<T> {
             seat.sit(part, Instant::now());
             while let Some(job) = seat.begin(self.closed.load(Ordering::Relaxed) || handler.is_shut()) {
                 if handler.steps_back() {
-                    overruns::step_back();
                     seat.step_back(&self);
                 }
                 let about = (job.attempt, job.replayed);
@@ -182,12 +171,6 @@ impl<T: Send + 'static> Shared<T> {
             }
             drop(hand);
             seat.stand(&self);
-            if overruns::stepped_back() {
-                // Others are served by threads that have not.
-                let mut queues = self.lock();
-                queues.threads -= 1;
-                return self.changed(&mut queues);
-            }
         }
     }
 
@@ -228,11 +211,6 @@ impl<T: Send + 'static> Watch for Shared<T> {
         for seat in seats.iter().filter_map(Weak::upgrade) {
             seat.tick(now);
         }
-        if self.starved.swap(false, Ordering::Relaxed)
-            && let Some(shared) = self.own.upgrade()
-        {
-            shared.changed(&mut shared.lock());
-        }
     }
 }
 
@@ -256,6 +234,7 @@ mod tests {
     use super::queue::tests::part;
     use super::*;
     use crate::event::{Event, KeyList, Versioned};
+    use crate::sandbox::host::Waiting as _;
     use crate::sandbox::{Draft, DraftError, Grants, Limits, Prepared, Services, Settings, Spec};
 
     /// No guest is called here.
@@ -331,32 +310,21 @@ mod tests {
     }
 
     #[test]
-    fn who_overran_keeps_no_slot_and_its_threads_step_back_and_end() {
+    fn who_overran_keeps_no_slot_and_makes_way_while_others_have_work() {
         let sandbox = Sandbox::new(&Settings { threads: 1, ..Settings::default() }).unwrap();
         let (late, other) = (handler(&sandbox, "late"), handler(&sandbox, "other"));
-        late.handling.overruns.add();
         let shared = Shared::new(sandbox);
-        // This one is the only one.
-        shared.lock().threads = 1;
-        let (work, mut listening) = part(&late, 0..3);
-        shared.lock().push(work);
-        let (own, before) = (Arc::clone(&shared), rustix::process::getpriority_process(None).unwrap());
-        let thread = move || {
-            let seat = Arc::new(Seat::new(Arc::downgrade(&own)));
-            own.work(&seat);
-            rustix::process::getpriority_process(None).unwrap()
-        };
-        assert_eq!(thread::spawn(thread).join().unwrap(), before + limits::OVERRUN_NICE);
-        assert_eq!(listening.try_recv().unwrap().len(), 1, "it ended after one call");
-        assert_eq!(shared.lock().threads, 0, "and started no other, which would be as far back");
-        assert!(shared.starved.load(Ordering::Relaxed), "the monitor is to do that");
-
+        // As if all threads there may be were at work: none is started.
         shared.lock().threads = limits::THREADS;
+        let (work, _listening) = part(&late, 0..3);
+        shared.lock().push(work);
         let seat = Seat::new(Arc::downgrade(&shared));
         seat.sit(shared.next().unwrap(), Instant::now());
-        shared.lock().push(part(&other, 0..1).0);
-        assert!(!shared.lock().startable(), "the only slot is taken");
         assert!(seat.begin(false).is_some());
+        assert!(!seat.others_have_work());
+        shared.lock().push(part(&other, 0..1).0);
+        assert!(seat.others_have_work());
+        assert!(!shared.lock().startable(), "the only slot is taken");
         seat.step_back(&shared);
         assert!(shared.lock().startable(), "it is given up");
     }

@@ -22,6 +22,16 @@ pub(super) struct Store {
     watchers: Arc<AtomicUsize>,
 }
 
+/// When a write is on disk, on a bus that syncs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Synced {
+    /// Before it counts as stored.
+    AtCommit,
+    /// With the next write that is synced: for what a power cut may undo, such as what is in whose hand. Until then only a
+    /// crash of the whole machine loses it, and with it everybody who had something in hand.
+    Later,
+}
+
 /// Keeps the writer looking for other processes' commits.
 pub(super) struct Watching(Arc<AtomicUsize>);
 
@@ -78,11 +88,16 @@ impl Store {
         T: Send + 'static,
         Run: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
     {
-        self.write_then(run, |outcome| outcome).await?.map_err(|fault| fault.error(&self.path))
+        self.write_then(Synced::AtCommit, run, |outcome| outcome).await?.map_err(|fault| fault.error(&self.path))
     }
 
     /// The same, and runs `finish` on the writer's thread when it is known whether it is stored.
-    pub(super) async fn write_then<T, R, Run, Finish>(&self, run: Run, finish: Finish) -> Result<R, Error>
+    pub(super) async fn write_then<T, R, Run, Finish>(
+        &self,
+        synced: Synced,
+        run: Run,
+        finish: Finish,
+    ) -> Result<R, Error>
     where
         T: Send + 'static,
         R: Send + 'static,
@@ -90,21 +105,10 @@ impl Store {
         Finish: FnOnce(Result<T, Fault>) -> R + Send + 'static,
     {
         let (task, answer) = Task::new(run, finish);
-        self.submit(task);
-        self.answer(answer).await
-    }
-
-    /// The same for what a power cut may undo, such as what is in whose hand: it is synced with the next write that is.
-    /// Until then only a crash of the whole machine loses it, and with it everybody who had something in hand.
-    pub(super) async fn note_then<T, R, Run, Finish>(&self, run: Run, finish: Finish) -> Result<R, Error>
-    where
-        T: Send + 'static,
-        R: Send + 'static,
-        Run: FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,
-        Finish: FnOnce(Result<T, Fault>) -> R + Send + 'static,
-    {
-        let (task, answer) = Task::new(run, finish);
-        self.submit(task.without_sync());
+        self.submit(match synced {
+            Synced::AtCommit => task,
+            Synced::Later => task.without_sync(),
+        });
         self.answer(answer).await
     }
 
@@ -163,6 +167,13 @@ mod tests {
         Ok(db.query_row("PRAGMA synchronous", [], |row| row.get(0))?)
     }
 
+    async fn note<Run>(store: &Store, run: Run) -> Result<Option<i64>, Error>
+    where
+        Run: FnOnce(&Connection) -> Result<i64, Fault> + Send + 'static,
+    {
+        store.write_then(Synced::Later, run, Result::ok).await
+    }
+
     #[tokio::test]
     async fn what_a_power_cut_may_undo_waits_for_no_disk_and_what_it_may_not_does() {
         for (syncs, settled) in [(Syncs::Commits, 2), (Syncs::Checkpoints, 1)] {
@@ -170,7 +181,7 @@ mod tests {
             let store = Store::start(directory.path().join("events.db"), syncs).unwrap();
             for _ in 0..2 {
                 assert_eq!(store.write(synchronous).await.unwrap(), settled, "2 is FULL: synced at commit");
-                let noted = store.note_then(synchronous, |outcome| outcome.ok()).await.unwrap();
+                let noted = note(&store, synchronous).await.unwrap();
                 assert_eq!(noted, Some(1), "1 is NORMAL: not synced at commit");
             }
             // Both wait while the writer is busy, so one transaction takes them together.
@@ -181,10 +192,10 @@ mod tests {
             };
             let later = async {
                 tokio::task::spawn_blocking(move || starts.recv()).await.unwrap().unwrap();
-                let (noted, written) = (store.note_then(synchronous, |outcome| outcome.ok()), store.write(synchronous));
+                let (noted, written) = (note(&store, synchronous), store.write(synchronous));
                 tokio::join!(noted, written, async { release.send(()).unwrap() })
             };
-            let (busy, (noted, written, ())) = tokio::join!(store.note_then(busy, |outcome| outcome.ok()), later);
+            let (busy, (noted, written, ())) = tokio::join!(note(&store, busy), later);
             assert_eq!(busy.unwrap(), Some(1));
             assert_eq!((noted.unwrap(), written.unwrap()), (Some(settled), settled));
         }

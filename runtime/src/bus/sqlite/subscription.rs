@@ -16,7 +16,7 @@ use super::look::{Look, look};
 use super::member::{Lease, Member, Reader};
 use super::place::{self, Ahead};
 use super::settle::Batch;
-use super::store::{Store, Watching};
+use super::store::{Store, Synced, Watching};
 use super::take::{Gap, Taken, Want, take};
 use super::trim::Trimmer;
 use super::{Names, lease, topics};
@@ -70,7 +70,7 @@ impl Consumer {
             // If nobody waits any more they are dropped, and in this order: first they come back, then the next may take.
             (deliveries, taking)
         };
-        let (deliveries, _taking) = self.store.note_then(run, finish).await?;
+        let (deliveries, _taking) = self.store.write_then(Synced::Later, run, finish).await?;
         self.say_gaps();
         deliveries.map_err(|fault| fault.error(self.store.path()))
     }
@@ -240,7 +240,7 @@ impl Subscription for Consumer {
             }
             Ok::<bool, Fault>(begun)
         };
-        let begun = self.store.write_then(move |db| lease::begin(db, consumer, slot), finish).await?;
+        let begun = self.store.write_then(Synced::AtCommit, move |db| lease::begin(db, consumer, slot), finish).await?;
         begun.map_err(|fault| fault.error(self.store.path()))
     }
 
@@ -267,7 +267,11 @@ impl Subscription for Consumer {
             renewed.state().lease = lease;
             Ok::<_, Fault>(renewed.forget_lost(&owned))
         };
-        let lost = self.store.write_then(run, finish).await?.map_err(|fault| fault.error(self.store.path()))?;
+        let lost = self
+            .store
+            .write_then(Synced::AtCommit, run, finish)
+            .await?
+            .map_err(|fault| fault.error(self.store.path()))?;
         self.trimmer.trim(&self.store).await;
         Ok(lost)
     }

@@ -19,7 +19,8 @@ impl Consumer {
                 // The workers begin with the first while the rest is decoded.
                 let mut deliveries = deliveries.into_iter();
                 while deliveries.len() > 0 {
-                    let jobs = deliveries.by_ref().take(BATCH).filter_map(|delivery| self.admit(delivery)).collect();
+                    let mut jobs = Vec::with_capacity(deliveries.len().min(BATCH));
+                    jobs.extend(deliveries.by_ref().take(BATCH).filter_map(|delivery| self.admit(delivery)));
                     self.submit(jobs);
                 }
             }

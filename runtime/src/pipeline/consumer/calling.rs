@@ -13,11 +13,11 @@ use crate::settle::Attempt;
 
 impl Consumer {
     /// To the workers, whatever the gate says: see [`Consumer::submit`].
-    pub(super) fn hand_over(&mut self, jobs: Vec<Job<Ticket>>) {
+    pub(super) fn hand_over(&mut self, mut jobs: Vec<Job<Ticket>>) {
         self.gate.calling += jobs.len();
-        let mut jobs = jobs.into_iter().peekable();
-        while jobs.peek().is_some() {
-            let batch = jobs.by_ref().take(BATCH).collect();
+        while !jobs.is_empty() {
+            let rest = jobs.split_off(jobs.len().min(BATCH));
+            let batch = std::mem::replace(&mut jobs, rest);
             self.call(batch);
         }
     }

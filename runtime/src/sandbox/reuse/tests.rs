@@ -258,5 +258,9 @@ struct Waits;
 
 impl crate::sandbox::host::Waiting for Waits {
     fn begins(&self) {}
+    fn others_have_work(&self) -> bool {
+        false
+    }
+
     fn ends(&self) {}
 }

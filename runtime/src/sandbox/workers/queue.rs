@@ -73,6 +73,11 @@ impl<T, H> Queues<T, H> {
         self.turns.len()
     }
 
+    /// Whether any other handler has queued or running work.
+    pub(super) fn has_others(&self, id: Id) -> bool {
+        self.lines.keys().any(|other| *other != id)
+    }
+
     /// Queues new work behind what the handler has already.
     pub(super) fn push(&mut self, part: Part<T, H>) {
         let id = Id::of(&part.handler);

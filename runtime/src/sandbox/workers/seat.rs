@@ -129,6 +129,13 @@ impl<T: Send + 'static> Waiting for Seat<T> {
         }
     }
 
+    fn others_have_work(&self) -> bool {
+        let seat = self.lock();
+        let (Some(batch), Some(shared)) = (seat.as_ref(), self.shared.upgrade()) else { return false };
+        let queues = shared.lock();
+        queues.has_others(Id::of(&batch.handler))
+    }
+
     fn ends(&self) {
         if let Some(batch) = self.lock().as_mut() {
             batch.computing = Some(Instant::now());

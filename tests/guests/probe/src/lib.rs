@@ -72,8 +72,12 @@ fn publish(event: &Event) -> Outcome {
     for _ in 0..times {
         let draft = outbox::Draft {
             topic: text(event, "topic"),
-            // On the wire that header is the event's own.
-            kind: argument(event, "type").map_or("org.x.made".to_owned(), |_| text(event, "type")),
+            // On the wire `type` is the event's own.
+            kind: match (argument(event, "untyped"), argument(event, "type")) {
+                (Some(_), _) => String::new(),
+                (None, Some(_)) => text(event, "type"),
+                (None, None) => "org.x.made".to_owned(),
+            },
             key: Some(b"key".to_vec()),
             payload: Payload::Json("1".repeat(size)),
             headers: headers.clone(),
