@@ -27,6 +27,7 @@ mod retrying;
 mod secrets;
 mod serving;
 mod steering;
+mod swap_soak;
 mod swapping;
 mod trusting;
 

@@ -40,6 +40,11 @@ impl Draft {
         self
     }
 
+    pub(crate) fn id(mut self, id: impl ToString) -> Self {
+        self.id = id.to_string();
+        self
+    }
+
     pub(crate) fn time(mut self, time: &str) -> Self {
         time.clone_into(&mut self.time);
         self
