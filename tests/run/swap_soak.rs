@@ -125,7 +125,7 @@ async fn publish_paced(bus: Arc<dyn Bus>, start: tokio::time::Instant, events: u
     while sent < events {
         let due = (start.elapsed().as_secs_f64() * rate as f64) as usize;
         let due = due.clamp(sent, events);
-        let drafts: Vec<_> = (sent..due).map(|n| Draft::new("e").id(n).header("effects", "o")).collect();
+        let drafts: Vec<_> = (sent..due).map(|n| Draft::new("e").numbered(n as u128).header("effects", "o")).collect();
         publish(&bus, "in", &drafts).await;
         sent = due;
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -144,7 +144,8 @@ async fn effects(server: &Server, events: usize) -> (Vec<u64>, usize) {
         from = format!("({last}");
         for (id, fields) in page {
             let field = |name: &str| fields.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
-            let n: usize = String::from_utf8(field("cause").unwrap()).unwrap().parse().unwrap();
+            let cause = String::from_utf8(field("cause").unwrap()).unwrap();
+            let n = uuid::Uuid::parse_str(&cause).unwrap().as_u128() as usize;
             assert_eq!(seen[n], 0, "event {n} has its effect twice");
             seen[n] = id.split('-').next().unwrap().parse().unwrap();
             *modules.entry(field("sandbar-module").unwrap()).or_default() += 1;

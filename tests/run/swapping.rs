@@ -289,10 +289,10 @@ async fn a_call_under_way_ends_on_the_module_it_began_on() {
     let (first, second) = (digest(&guest("witness")), variant_of(&bench, "witness", 1));
     until(&bench, "it runs", |now| serve(now, 1, &first)).await;
     // Rounds of a nanosecond or more: seconds, whatever the machine.
-    publish(&bus, "in", &[Draft::new("e").id("long").header("effects", "o").header("work", 2_000_000_000_u64)]).await;
+    publish(&bus, "in", &[Draft::new("e").numbered(1).header("effects", "o").header("work", 2_000_000_000_u64)]).await;
     said(&host, "called attempt=1", 1).await;
     bench.ok(&["swap", "h", second.to_str().unwrap()], b"");
-    publish(&bus, "in", &[Draft::new("e").id("short").header("effects", "o")]).await;
+    publish(&bus, "in", &[Draft::new("e").numbered(2).header("effects", "o")]).await;
     let end = Instant::now() + BOUND;
     let mut made = Vec::new();
     while made.len() < 2 {
@@ -303,7 +303,8 @@ async fn a_call_under_way_ends_on_the_module_it_began_on() {
     let text =
         |fields: &sandbar::event::Fields, name: &str| String::from_utf8(fields.get(name).unwrap().to_vec()).unwrap();
     let by: Vec<_> = made.iter().map(|fields| (text(fields, "cause"), text(fields, "sandbar-module"))).collect();
-    assert_eq!(by, [("short".to_owned(), digest(&second)), ("long".to_owned(), first)]);
+    let id = |number: u128| uuid::Uuid::from_u128(number).to_string();
+    assert_eq!(by, [(id(2), digest(&second)), (id(1), first)], "the second has not waited for the first");
     host.terminate();
     assert!(host.wait(BOUND).success());
     let tally = host.summary()["handlers"][0].clone();

@@ -40,8 +40,9 @@ impl Draft {
         self
     }
 
-    pub(crate) fn id(mut self, id: impl ToString) -> Self {
-        self.id = id.to_string();
+    /// With an id that names a number.
+    pub(crate) fn numbered(mut self, number: u128) -> Self {
+        self.id = uuid::Uuid::from_u128(number).to_string();
         self
     }
 
