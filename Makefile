@@ -126,6 +126,15 @@ hostile: setup ## Call each hostile handler thousands of times, and measure its 
 	cargo build --package sandbar
 	cargo test --package sandbar-tests --test all -- hostile:: --nocapture --test-threads 1
 
+# SWAP_RATE=8000 sends more in a second. Nothing else should run meanwhile.
+.PHONY: swap-soak
+swap-soak: export SWAP_EVENTS ?= 1000000
+swap-soak: export SWAP_SWAPS ?= 100
+swap-soak: export SWAP_RATE ?= 4000
+swap-soak: setup ## Swap a module a hundred times while a million events flow; prints what that did to latency
+	cargo build --release --package sandbar
+	SANDBAR_BIN=$(target)/release/sandbar cargo test --package sandbar-tests --test all -- events_flow_while_modules_are_swapped_on_redis --nocapture
+
 .PHONY: clean
 clean: ## Remove everything that was built
 	cargo clean

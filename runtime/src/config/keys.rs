@@ -41,6 +41,7 @@ pub(super) const HANDLER: Keys = Keys {
         "module",
         "sha256",
         "trusted_keys",
+        "watch",
         "topics",
         "types",
         "group",

@@ -371,6 +371,12 @@ impl Handler {
         }
     }
 
+    /// Another takes its place: calls that were submitted still run on it, and no instance waits for more. There is no way
+    /// back.
+    pub fn retire(&self) {
+        self.shelf.close();
+    }
+
     /// What a thread calls it with, one event after the other.
     pub(super) fn hand(&self) -> Hand<'_> {
         Hand::new(&self.handling, &self.shelf)
