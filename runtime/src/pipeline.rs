@@ -254,6 +254,7 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
     let reuse = config.handlers.iter().any(|handler| handler.spec.reuse > 1);
     let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse, code_cache, compiling })?;
     let prepared = prepare(config, &sandbox, bus, decoder)?;
+    config.host.compiling.yield_to_others();
     Ok(Loaded { sandbox, prepared })
 }
 

@@ -195,6 +195,40 @@ fn a_child_that_takes_no_time_is_stopped_as_well() {
     sandbox.load(&support::guest("noop")).unwrap();
 }
 
+/// How the kernel schedules a process: field 41 of its `stat`, 39 after the name.
+fn policy(process: u32) -> i32 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.split(' ').nth(38).unwrap().parse().unwrap()
+}
+
+#[test]
+fn a_child_yields_to_what_is_served_until_it_gets_nowhere() {
+    const OTHER: i32 = 0;
+    const IDLE: i32 = 5;
+    let compiler = compiler(CompileLimits::default());
+    let compiling = Compiling::InChild(compiler.clone());
+    let sandbox = Sandbox::new(&Settings { threads: 1, compiling: compiling.clone(), ..Settings::default() }).unwrap();
+    let scheduled = |sandbox: &Arc<Sandbox>| {
+        let loading = load_slowly(sandbox);
+        let child = child_of(compiler.id());
+        stop_at_work(child);
+        (policy(child), child, loading)
+    };
+    let (at_the_start, child, loading) = scheduled(&sandbox);
+    signal(child, "KILL");
+    loading.join().unwrap();
+    compiling.yield_to_others();
+    let (later, starving, loading) = scheduled(&sandbox);
+    assert_eq!((at_the_start, later), (OTHER, IDLE));
+    // As it is stopped it has no time at all.
+    is_over(starving);
+    let child = child_of(compiler.id());
+    stop_at_work(child);
+    assert_eq!(policy(child), OTHER);
+    signal(child, "KILL");
+    loading.join().unwrap();
+}
+
 #[test]
 fn a_child_has_bounds_and_filters_of_its_own() {
     let limits = CompileLimits { time: Duration::from_secs(20), memory: 1 << 30 };

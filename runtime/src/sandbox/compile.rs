@@ -15,6 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
@@ -64,6 +65,7 @@ pub struct Compiler {
 struct Inner {
     id: u32,
     limits: CompileLimits,
+    yields: AtomicBool,
     process: Mutex<Process>,
 }
 
@@ -91,8 +93,9 @@ mod kind {
     pub(super) const DIED: u8 = 5;
 }
 
-/// What goes to the other side before a module's bytes: nanoseconds, bytes of memory, bytes that follow.
-type Header = [u64; 3];
+/// What goes to the other side before a module's bytes: nanoseconds, bytes of memory, whether it yields to others, bytes
+/// that follow.
+type Header = [u64; 4];
 
 /// Beyond what a module may take, for the processes themselves.
 const SLACK: Duration = Duration::from_secs(30);
@@ -118,6 +121,14 @@ impl CompileLimits {
 // === impl Compiling ===
 
 impl Compiling {
+    /// From now on something is served, which what is compiled must not keep waiting: it gets the processor's time that
+    /// nobody else wants. At the start of a host nobody else is there, and it is waited for.
+    pub fn yield_to_others(&self) {
+        if let Self::InChild(compiler) = self {
+            compiler.inner.yields.store(true, Ordering::Relaxed);
+        }
+    }
+
     /// Makes a component's code.
     pub(super) fn compile(&self, engine: &Engine, wasm: &[u8]) -> Result<Component, LoadError> {
         match self {
@@ -169,7 +180,7 @@ impl Compiler {
         let link = Some(File::from(OwnedFd::from(ours)));
         let id = child.id();
         let process = Mutex::new(Process { link, child, greeted: false });
-        Ok(Self { inner: Arc::new(Inner { id, limits, process }) })
+        Ok(Self { inner: Arc::new(Inner { id, limits, yields: AtomicBool::new(false), process }) })
     }
 
     /// The process, for whoever looks at it from outside.
@@ -198,7 +209,7 @@ impl Compiler {
             }
             process.greeted = true;
         }
-        let (kind, answer) = ask(&mut link, limits, wasm).map_err(gone)?;
+        let (kind, answer) = ask(&mut link, limits, self.inner.yields.load(Ordering::Relaxed), wasm).map_err(gone)?;
         process.link = Some(link);
         match kind {
             kind::COMPILED => Ok(answer),
@@ -256,9 +267,9 @@ pub fn confine_as_compiler(limits: &CompileLimits) -> Result<(), confine::Error>
     cell::compile(limits.time, own.saturating_add(limits.memory), !missing.contains(&"no seccomp"))
 }
 
-fn ask(link: &mut File, limits: &CompileLimits, wasm: &[u8]) -> io::Result<(u8, Vec<u8>)> {
+fn ask(link: &mut File, limits: &CompileLimits, yields: bool, wasm: &[u8]) -> io::Result<(u8, Vec<u8>)> {
     let time = u64::try_from(limits.time.as_nanos()).unwrap_or(u64::MAX);
-    let header: Header = [time, limits.memory, wasm.len() as u64];
+    let header: Header = [time, limits.memory, u64::from(yields), wasm.len() as u64];
     for number in header {
         link.write_all(&number.to_ne_bytes())?;
     }

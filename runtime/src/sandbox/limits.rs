@@ -139,6 +139,14 @@ pub const COMPILE_TIME: Duration = Duration::from_secs(120);
 /// that want the processor, or for nothing.
 pub const COMPILE_WALL: u32 = 4;
 
+/// How often it is looked at whether a compiler that yields to others gets anywhere: one that had less than an eighth of a
+/// core so far begins again and yields no more. So an eighth of the time is lost at most, and a host on a busy machine is a
+/// second late. A module that is swapped in takes 0.2 to 0.9 s of processor time (above).
+pub const COMPILE_LOOK: Duration = Duration::from_secs(1);
+
+/// Of [`COMPILE_LOOK`]: the least share, one part of so many, of a core.
+pub const COMPILE_SHARE: u32 = 8;
+
 /// Threads of a compiler, if there are as many cores. Each takes some 90 MiB of address space whatever the module is, of which
 /// little is used: with 64 the least that compiles an example handler is 2 GiB, with 8 it is 750 MiB.
 pub const COMPILE_THREADS: usize = 8;
@@ -174,7 +182,7 @@ pub const SLOW_CALL: Duration = Duration::from_millis(5);
 pub const OVERRUN_CALLS: u32 = 32;
 
 /// How long such a call rests after each [`TICK`] in which others have work, or had some a moment ago: it takes a twentieth
-/// of a core or so. Its time stands still meanwhile.
+/// of a core or so. A slow call that has a core more than its handler's share rests as long. Its time stands still meanwhile.
 pub const OVERRUN_REST: Duration = Duration::from_millis(24);
 
 /// Others that had work so short a time ago count as having some: steady traffic comes every few milliseconds at most, and

@@ -88,7 +88,9 @@ fn compiling(process: Option<u32>) -> Vec<Call> {
 /// What the process that serves needs beside it: a child for each module, its end, its answer.
 fn serving() -> Vec<Call> {
     let process = Masked { argument: 0, mask: !FORK, value: 0 };
-    let mut calls = vec![Call::when(libc::SYS_clone, &[process])];
+    let of_no_other = Masked { argument: 0, mask: !0, value: 0 };
+    let mut calls =
+        vec![Call::when(libc::SYS_clone, &[process]), Call::when(libc::SYS_sched_setscheduler, &[of_no_other])];
     calls.extend(
         [
             #[cfg(target_arch = "x86_64")]

@@ -10,6 +10,26 @@ use std::time::Duration;
 /// Descriptors beyond this are not looked for where the kernel cannot close them all at once.
 const OLD_MOST_FILES: RawFd = 4_096;
 
+/// Gives this process and all that it makes the processor's time that nobody else wants. Only a privileged one could take
+/// that back. A kernel that does not know of it changes nothing.
+pub(super) fn yield_to_others() {
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: the pointer is to a live value.
+    unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const none) };
+}
+
+/// Processors' time that a process has taken so far; `None` if that cannot be told.
+pub(super) fn time_of(process: libc::pid_t) -> Option<Duration> {
+    /// All threads, as the scheduler counts; see `CPUCLOCK_SCHED` in the kernel's `posix-timers_types.h`. What the C
+    /// library has for this asks the kernel for what no filter here allows.
+    const SCHEDULED: libc::clockid_t = 2;
+    let clock = (!process << 3) | SCHEDULED;
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a live value.
+    let told = unsafe { libc::clock_gettime(clock, &raw mut now) } == 0;
+    told.then(|| Duration::new(now.tv_sec.unsigned_abs(), u32::try_from(now.tv_nsec).unwrap_or(0)))
+}
+
 /// Reads once; false if there is more than fits.
 pub(super) fn more(from: &mut Option<File>, into: &mut Vec<u8>, most: usize) -> io::Result<bool> {
     let Some(file) = from else { return Ok(true) };

@@ -16,7 +16,7 @@ use wasmtime::Engine;
 use super::super::confine;
 use super::super::engine::compiling as settings;
 use super::super::modules::chain;
-use super::process::{close_from, kill, more, pipe, ready, same, wait};
+use super::process::{close_from, kill, more, pipe, ready, same, time_of, wait, yield_to_others};
 use super::{CompileLimits, Header, cell, kind, tell};
 use crate::sandbox::limits;
 
@@ -36,6 +36,23 @@ struct Server {
     /// Bytes of address space of this process itself.
     own: u64,
     filtered: bool,
+}
+
+/// A module that is to be compiled.
+struct Request {
+    limits: CompileLimits,
+    /// Whether it gets the processor's time only that nobody else wants.
+    yields: bool,
+    wasm: Vec<u8>,
+}
+
+/// What watching a child came to.
+enum Watched {
+    Ended(Ended),
+    /// It yielded to others and got nowhere. It is gone.
+    Starved,
+    /// The host is gone, and so is the child.
+    HostGone,
 }
 
 /// How a child ended.
@@ -102,20 +119,27 @@ pub(super) fn address_space() -> u64 {
 
 impl Server {
     fn run(mut self) -> io::Result<()> {
-        while let Some((limits, wasm)) = self.next()? {
-            let (kind, said) = match self.child(&limits, &wasm) {
-                Ok(Some(ended)) => ended.answer(&limits),
-                Ok(None) => return Ok(()),
-                Err(error) => (kind::DIED, format!("no process can be made for it: {error}").into_bytes()),
+        while let Some(mut request) = self.next()? {
+            let until = request.until();
+            let (kind, said) = loop {
+                break match self.child(&request, until) {
+                    Ok(Watched::Ended(ended)) => ended.answer(&request.limits),
+                    Ok(Watched::Starved) => {
+                        request.yields = false;
+                        continue;
+                    }
+                    Ok(Watched::HostGone) => return Ok(()),
+                    Err(error) => (kind::DIED, format!("no process can be made for it: {error}").into_bytes()),
+                };
             };
-            drop(wasm);
+            drop(request);
             tell(&mut self.link, kind, &said)?;
         }
         Ok(())
     }
 
     /// The next module; `None` if the host is gone.
-    fn next(&mut self) -> io::Result<Option<(CompileLimits, Vec<u8>)>> {
+    fn next(&mut self) -> io::Result<Option<Request>> {
         let mut header = [[0; 8]; size_of::<Header>() / 8];
         for number in &mut header {
             match self.link.read_exact(number) {
@@ -124,34 +148,35 @@ impl Server {
                 Err(error) => return Err(error),
             }
         }
-        let [time, memory, length] = header.map(u64::from_ne_bytes);
+        let [time, memory, yields, length] = header.map(u64::from_ne_bytes);
         let length_read = length.min(limits::MODULE_BYTES as u64);
         // Not more than it needs: what the child has from the start counts.
         let mut wasm = Vec::with_capacity(usize::try_from(length_read).unwrap_or(0));
         (&self.link).take(length_read).read_to_end(&mut wasm)?;
         let whole = wasm.len() as u64 == length;
-        Ok(whole.then_some((CompileLimits { time: Duration::from_nanos(time), memory }, wasm)))
+        let limits = CompileLimits { time: Duration::from_nanos(time), memory };
+        Ok(whole.then_some(Request { limits, yields: yields != 0, wasm }))
     }
 
-    /// Lets a child compile; `None` if the host is gone meanwhile.
-    fn child(&self, limits: &CompileLimits, wasm: &[u8]) -> io::Result<Option<Ended>> {
+    /// Lets a child compile.
+    fn child(&self, request: &Request, until: Instant) -> io::Result<Watched> {
         let (output, its_output) = pipe()?;
         let (errors, its_errors) = pipe()?;
         let parent = std::process::id();
         // SAFETY: this process has one thread, so that the copy has all there is and no lock is held by one it lacks.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
-            0 => self.compile(parent, limits, wasm, &its_output, &its_errors),
+            0 => self.compile(parent, request, &its_output, &its_errors),
             child => {
                 drop((its_output, its_errors));
-                self.watch(child, limits, output, errors)
+                self.watch(child, request, until, output, errors)
             }
         }
     }
 
     /// What the child does: it never returns.
-    fn compile(&self, parent: u32, limits: &CompileLimits, wasm: &[u8], output: &File, errors: &File) -> ! {
-        let compiled = self.try_compile(parent, limits, wasm, output, errors);
+    fn compile(&self, parent: u32, request: &Request, output: &File, errors: &File) -> ! {
+        let compiled = self.try_compile(parent, request, output, errors);
         if let Err(error) = &compiled {
             // Whatever this reaches is told, and nothing is lost if it reaches nobody.
             drop(writeln!(io::stderr(), "{error}"));
@@ -160,14 +185,8 @@ impl Server {
         unsafe { libc::_exit(i32::from(compiled.is_err())) }
     }
 
-    fn try_compile(
-        &self,
-        parent: u32,
-        limits: &CompileLimits,
-        wasm: &[u8],
-        output: &File,
-        errors: &File,
-    ) -> io::Result<()> {
+    fn try_compile(&self, parent: u32, request: &Request, output: &File, errors: &File) -> io::Result<()> {
+        let Request { limits, yields, wasm } = request;
         same(output.as_raw_fd(), libc::STDOUT_FILENO)?;
         same(errors.as_raw_fd(), libc::STDERR_FILENO)?;
         close_from(libc::STDERR_FILENO + 1)?;
@@ -175,6 +194,9 @@ impl Server {
         // It may have ended before this one asked to end with it.
         if std::os::unix::process::parent_id() != parent {
             return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        if *yields {
+            yield_to_others();
         }
         let memory = self.own.saturating_add(wasm.len() as u64).saturating_add(limits.memory);
         cell::compile(limits.time, memory, self.filtered).map_err(io::Error::other)?;
@@ -191,17 +213,16 @@ impl Server {
         output.write_all(&said)
     }
 
-    /// Reads what the child says until it has ended, or is ended; `None` if the host is gone, and so is the child.
+    /// Reads what the child says until it has ended, or is ended.
     fn watch(
         &self,
         child: libc::pid_t,
-        limits: &CompileLimits,
+        request: &Request,
+        until: Instant,
         output: File,
         errors: File,
-    ) -> io::Result<Option<Ended>> {
-        let now = Instant::now();
-        // A limit that nobody lives to see is none.
-        let until = now.checked_add(limits.wall()).unwrap_or(now + FOR_EVER);
+    ) -> io::Result<Watched> {
+        let begun = Instant::now();
         let (mut output, mut errors) = (Some(output), Some(errors));
         let (mut said, mut last_words) = (Vec::new(), Vec::new());
         let mut is_killed = false;
@@ -210,8 +231,8 @@ impl Server {
             if is_silent && let Some((status, time)) = wait(child, is_killed)? {
                 let last_words = String::from_utf8_lossy(&last_words).into_owned();
                 // What says nothing and takes no time either took too long as well.
-                let time = if Instant::now() >= until { time.max(limits.time) } else { time };
-                return Ok(Some(Ended { status, time, said, last_words }));
+                let time = if Instant::now() >= until { time.max(request.limits.time) } else { time };
+                return Ok(Watched::Ended(Ended { status, time, said, last_words }));
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() && !is_killed {
@@ -219,19 +240,28 @@ impl Server {
                 (is_killed, output, errors) = (true, None, None);
                 continue;
             }
+            if request.yields && !is_silent && is_starved(child, begun.elapsed()) {
+                kill(child);
+                wait(child, true)?;
+                return Ok(Watched::Starved);
+            }
             let [host, out, err] = ready(
                 [
                     Some(self.link.as_raw_fd()),
                     output.as_ref().map(File::as_raw_fd),
                     errors.as_ref().map(File::as_raw_fd),
                 ],
-                if is_silent { LOOK.min(left) } else { left },
+                match (is_silent, request.yields) {
+                    (true, _) => LOOK.min(left),
+                    (false, true) => limits::COMPILE_LOOK.min(left),
+                    (false, false) => left,
+                },
             )?;
             if host {
                 // It says nothing while it waits: this is its end.
                 kill(child);
                 wait(child, true)?;
-                return Ok(None);
+                return Ok(Watched::HostGone);
             }
             if out && !more(&mut output, &mut said, usize::try_from(limits::COMPILED_BYTES).unwrap_or(usize::MAX))? {
                 kill(child);
@@ -242,6 +272,22 @@ impl Server {
                 more(&mut errors, &mut last_words, LAST_WORDS)?;
             }
         }
+    }
+}
+
+/// Whether a child that yields to others has had too little of them, this long after its start.
+fn is_starved(child: libc::pid_t, age: Duration) -> bool {
+    age >= limits::COMPILE_LOOK && time_of(child).is_some_and(|time| time * limits::COMPILE_SHARE < age)
+}
+
+// === impl Request ===
+
+impl Request {
+    /// When its child is ended whatever it does.
+    fn until(&self) -> Instant {
+        let now = Instant::now();
+        // A limit that nobody lives to see is none.
+        now.checked_add(self.limits.wall()).unwrap_or(now + FOR_EVER)
     }
 }
 
