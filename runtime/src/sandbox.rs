@@ -26,6 +26,7 @@ mod modules;
 mod monitor;
 mod overruns;
 mod reuse;
+mod scheduling;
 mod secrets;
 mod shape;
 mod signature;

@@ -46,8 +46,12 @@ pub(super) fn run(
             Err(error) => return Ran::NotCalled(chain(&error)),
         },
     };
-    let look = if handling.overruns.any() { 1 } else { ticks(handling.spec.limits.time) };
-    guest.store.set_epoch_deadline(look);
+    if handling.overruns.any() {
+        guest.store.data_mut().let_others_first();
+        guest.store.set_epoch_deadline(1);
+    } else {
+        guest.store.set_epoch_deadline(ticks(handling.spec.limits.time.min(limits::SLOW_CALL)));
+    }
     let running = sandbox.monitor.enter();
     let answer = catch_unwind(AssertUnwindSafe(|| guest.call(handling, event)));
     drop(running);
@@ -55,6 +59,7 @@ pub(super) fn run(
     let mut over = hand.end(guest, matches!(answer, Ok(Ok(_))));
     let state = over.state();
     state.finish_logs();
+    state.behind = None;
     let verdict = match answer {
         Ok(Ok(verdict)) => Ok(verdict),
         Ok(Err(error)) => sort(&error, state),
@@ -98,9 +103,7 @@ fn prepared(mut store: Store<State>, limits: &Limits) -> Store<State> {
         if left.is_zero() {
             return Err(Stop::Time.into());
         }
-        if !store.data().handling.overruns.any() {
-            return Ok(UpdateDeadline::Continue(ticks(left)));
-        }
+        store.data_mut().let_others_first();
         store.data_mut().make_way();
         Ok(UpdateDeadline::Continue(1))
     });

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::call::Stop;
 use super::grants::{self, Capability};
 use super::modules::Handling;
+use super::scheduling::Behind;
 use super::{Draft, DraftError, limits, wasi};
 use crate::event::{Effects, Event, Outgoing, Payload};
 
@@ -24,6 +25,8 @@ pub(super) struct State {
     pub(super) attempt: u32,
     pub(super) replayed: bool,
     pub(super) deadline: Instant,
+    /// Once the call is a slow one. It ends with the call, on the call's thread.
+    pub(super) behind: Option<Box<Behind>>,
     pub(super) meter: Meter,
     pub(super) logs: logs::Logs,
     pub(super) wasi: wasi::Context,
@@ -40,8 +43,10 @@ pub(super) struct State {
 pub(super) trait Waiting: Send + Sync {
     fn begins(&self);
     fn ends(&self);
-    /// Whether another handler could use this core.
-    fn others_have_work(&self) -> bool;
+    /// Whether this slow call is to rest, as others need its core; [`Waiting::goes_on`] ends it. One of a handler that overran
+    /// rests whenever others have work.
+    fn rests(&self, overran: bool) -> bool;
+    fn goes_on(&self);
 }
 
 /// Why a host call was refused; each contract version turns it into its own error.
@@ -72,6 +77,7 @@ impl State {
         let spec = &handling.spec;
         Self {
             deadline: started + spec.limits.time,
+            behind: None,
             meter: Meter::new(spec.limits.memory),
             logs: logs::Logs::new(&spec.limits),
             wasi: wasi::Context::new(spec.grants.clock),
@@ -214,14 +220,23 @@ impl State {
         }
     }
 
-    /// Lets others come first, if there are any. The call's time stands still meanwhile: a handler that is only slow would
-    /// otherwise never come to an end again.
+    /// The call is a slow one, or may be: from now on its thread is behind the others.
+    pub(super) fn let_others_first(&mut self) {
+        if self.behind.is_none() {
+            self.behind = Behind::others().map(Box::new);
+        }
+    }
+
+    /// Rests if others need this core. The call's time stands still meanwhile: a handler that is only slow would otherwise
+    /// never come to an end again.
     pub(super) fn make_way(&mut self) {
-        if self.waiting.as_deref().is_some_and(Waiting::others_have_work) {
+        let Some(waiting) = self.waiting.as_deref() else { return };
+        if waiting.rests(self.handling.overruns.any()) {
             let begun = Instant::now();
             // It can be woken for no reason, and then rests less.
             thread::park_timeout(limits::OVERRUN_REST);
             self.deadline += begun.elapsed();
+            waiting.goes_on();
         }
     }
 

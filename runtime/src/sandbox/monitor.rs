@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
 
-use super::limits;
+use super::{limits, scheduling};
 
 /// Wants to know every [`limits::TICK`] while calls run.
 pub(super) trait Watch: Send + Sync {
@@ -104,6 +104,7 @@ impl Drop for Running<'_> {
 
 impl Shared {
     fn run(&self) {
+        scheduling::go_before_others();
         let mut busy = Instant::now();
         while !self.ended.load(Ordering::SeqCst) {
             let now = Instant::now();

@@ -331,9 +331,11 @@ mod tests {
         let seat = Seat::new(Arc::downgrade(&shared));
         seat.sit(shared.next().unwrap(), Instant::now());
         assert!(seat.begin(false).is_some());
-        assert!(!seat.others_have_work());
+        assert!(!seat.rests(true));
         shared.lock().push(part(&other, 0..1).0, Instant::now());
-        assert!(seat.others_have_work());
+        assert!(seat.rests(true));
+        seat.goes_on();
+        assert!(!seat.rests(false), "one that is slow only has its share");
         assert!(!shared.lock().startable(), "the only slot is taken");
         seat.step_back(&shared);
         assert!(shared.lock().startable(), "it is given up");

@@ -258,9 +258,10 @@ struct Waits;
 
 impl crate::sandbox::host::Waiting for Waits {
     fn begins(&self) {}
-    fn others_have_work(&self) -> bool {
+    fn ends(&self) {}
+    fn rests(&self, _overran: bool) -> bool {
         false
     }
 
-    fn ends(&self) {}
+    fn goes_on(&self) {}
 }

@@ -56,6 +56,8 @@ struct Line<T, H> {
     slots: usize,
     threads: usize,
     overdue: usize,
+    /// Of those that are overdue.
+    resting: usize,
 }
 
 // === impl Id ===
@@ -176,6 +178,27 @@ impl<T, H: Claims> Queues<T, H> {
         }
     }
 
+    /// Whether a slow call is to rest until [`Queues::goes_on`]. While others have work, a handler's slow calls leave them the
+    /// cores that they want, half of them at most; those of one that overran leave them all.
+    pub(super) fn rests(&mut self, id: Id, overran: bool, now: Instant) -> bool {
+        if !self.has_others(id, now) {
+            return false;
+        }
+        let others = self.lines.iter().filter(|(other, _)| **other != id).map(|(_, line)| line);
+        let wanted: usize = others.map(|line| line.slots + usize::from(!line.parts.is_empty())).sum();
+        let most = self.slots.saturating_sub(wanted.max(1)).max(self.slots.div_ceil(2));
+        let Some(line) = self.lines.get_mut(&id) else { return false };
+        let rests = overran || line.overdue - line.resting > most;
+        line.resting += usize::from(rests);
+        rests
+    }
+
+    pub(super) fn goes_on(&mut self, id: Id) {
+        if let Some(line) = self.lines.get_mut(&id) {
+            line.resting -= 1;
+        }
+    }
+
     /// A thread has left its batch.
     pub(super) fn leave(&mut self, id: Id) {
         self.engaged -= 1;
@@ -201,6 +224,7 @@ impl<T, H: Claims> Queues<T, H> {
             slots: 0,
             threads: 0,
             overdue: 0,
+            resting: 0,
         })
     }
 
@@ -209,9 +233,10 @@ impl<T, H: Claims> Queues<T, H> {
         if self.busy >= self.slots {
             return None;
         }
-        // For those who step back no slots are kept free: two that do not are two that share.
-        let waiting = self.turns.iter().filter_map(|id| self.lines.get(id)).filter(|line| !line.handler.steps_back());
-        let contended = waiting.take(2).count() == 2;
+        // No slots are kept free for those who step back, or have as many cores beyond their slots as they may: two that
+        // could take one are two that share.
+        let waits = |line: &&Line<T, H>| !line.handler.steps_back() && line.overdue < self.slots;
+        let contended = self.turns.iter().filter_map(|id| self.lines.get(id)).filter(waits).take(2).count() == 2;
         self.turns.iter().position(|id| self.lines.get(id).is_some_and(|line| self.may_start(line, contended)))
     }
 

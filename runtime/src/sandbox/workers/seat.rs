@@ -129,11 +129,18 @@ impl<T: Send + 'static> Waiting for Seat<T> {
         }
     }
 
-    fn others_have_work(&self) -> bool {
+    fn rests(&self, overran: bool) -> bool {
         let seat = self.lock();
         let (Some(batch), Some(shared)) = (seat.as_ref(), self.shared.upgrade()) else { return false };
-        let queues = shared.lock();
-        queues.has_others(Id::of(&batch.handler), Instant::now())
+        let mut queues = shared.lock();
+        queues.rests(Id::of(&batch.handler), overran, Instant::now())
+    }
+
+    fn goes_on(&self) {
+        let seat = self.lock();
+        if let (Some(batch), Some(shared)) = (seat.as_ref(), self.shared.upgrade()) {
+            shared.lock().goes_on(Id::of(&batch.handler));
+        }
     }
 
     fn ends(&self) {

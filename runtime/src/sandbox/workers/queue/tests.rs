@@ -176,6 +176,44 @@ fn calls_that_keep_cores_busy_without_a_slot_count_as_slots() {
 }
 
 #[test]
+fn no_slot_is_kept_free_for_one_whose_slow_calls_have_cores_enough() {
+    let (mut queues, a, b) = (Queues::new(2), Arc::new("a"), Arc::new("b"));
+    push(&mut queues, &a, 0..100);
+    for _ in 0..2 {
+        assert!(next(&mut queues).is_some());
+        queues.set_overdue(Id::of(&a), true);
+        queues.release(Id::of(&a));
+    }
+    push(&mut queues, &b, 0..100);
+    assert_eq!(next(&mut queues).map(|next| next.0), Some("b"));
+    assert_eq!(next(&mut queues).map(|next| next.0), Some("b"), "nobody else could take it");
+}
+
+#[test]
+fn slow_calls_rest_if_others_want_their_cores_and_half_of_them_never_do() {
+    let (mut queues, slow, b, c) = (Queues::new(4), Arc::new("slow"), Arc::new("b"), Arc::new("c"));
+    let (id, now) = (Id::of(&slow), Instant::now());
+    push(&mut queues, &slow, 0..200);
+    for _ in 0..4 {
+        assert!(next(&mut queues).is_some());
+        queues.set_overdue(id, true);
+        queues.release(id);
+    }
+    let later = now + limits::OTHERS_LATELY * 2;
+    assert!(!queues.rests(id, false, later), "nobody else is there");
+    push(&mut queues, &b, 0..1);
+    assert!(queues.rests(id, false, now), "one other wants one core");
+    assert!(!queues.rests(id, false, now));
+    push(&mut queues, &c, 0..100);
+    assert!(queues.rests(id, false, now));
+    assert!(next(&mut queues).is_some() && next(&mut queues).is_some() && next(&mut queues).is_some());
+    assert!(!queues.rests(id, false, now), "others want more, but half is its own");
+    queues.goes_on(id);
+    assert!(queues.rests(id, false, now), "another one may rest instead");
+    assert!(queues.rests(id, true, now), "one that overran leaves everything");
+}
+
+#[test]
 fn one_that_steps_back_keeps_one_core_busy_beside_its_slot() {
     let (mut queues, late) = (Queues::new(2), Arc::new("late"));
     push(&mut queues, &late, 0..100);
