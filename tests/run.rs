@@ -21,6 +21,7 @@ mod order;
 mod outage;
 mod pacing;
 mod refusing;
+mod requests;
 mod resting;
 mod retrying;
 mod secrets;

@@ -18,6 +18,7 @@ use crate::wire;
 mod environment;
 mod grants;
 mod handler;
+mod http;
 mod keys;
 mod outage;
 mod problem;
@@ -87,6 +88,8 @@ pub struct Host {
     pub control: ControlSocket,
     /// Where compiled modules are kept for later starts, if anywhere.
     pub code_cache: Option<PathBuf>,
+    /// Authorities that handlers' requests trust, beside the system's: a file of certificates in PEM.
+    pub http_ca_file: Option<PathBuf>,
     /// What is logged and how.
     pub log: telemetry::Settings,
 }
@@ -294,6 +297,10 @@ fn host(section: &mut Section<'_>, directory: &Path, environment: &Environment) 
         trusted_keys: trust::keys(section, directory),
         control: control(section, directory),
         code_cache: code_cache(section, directory, environment),
+        http_ca_file: section
+            .string("http_ca_file")
+            .filter(|found| !found.value.is_empty())
+            .map(|found| directory.join(found.value)),
         log: log(section),
     }
 }

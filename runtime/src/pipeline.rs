@@ -268,7 +268,9 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
     let (threads, secret, code_cache) =
         (config.host.threads, config.host.secret.clone(), config.host.code_cache.clone());
     let reuse = config.handlers.iter().any(|handler| handler.spec.reuse > 1);
-    let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse, code_cache })?;
+    let http_ca_file = config.host.http_ca_file.clone();
+    let settings = sandbox::Settings { threads, max_memory, secret, reuse, code_cache, http_ca_file };
+    let sandbox = Sandbox::new(&settings)?;
     let (mut prepared, mut specs) = (Vec::new(), Vec::new());
     for handler in &config.handlers {
         specs.push(with_secrets(config, handler)?);
