@@ -78,6 +78,10 @@ fn headers_have_so_many_bytes_and_so_many_lines() {
         hits(&handler, &fetches(&[&line(&web, path)], &[]), told, why, "http_header_bytes = 20000");
     }
     assert_eq!(fetch(&handler, &line(&web, "/lines/99")), "200 0");
+    // More than a thousand bytes of it, in few lines.
+    let small = handler_with(all_of(&web), Limits { http_header_bytes: 1_000, ..limits() });
+    assert!(fetch(&small, &line(&web, "/lines/95")).contains("HttpResponseHeaderSectionSize(Some(1000))"));
+    assert_eq!(fetch(&small, &line(&web, "/lines/80")), "200 0");
     // The guest's own have no code for it: the call ends.
     let value = "x".repeat(5_000);
     let (code, reason) = retried(&handler, &event("fields", &[("name", "a"), ("value", &value), ("times", "3")]));

@@ -23,6 +23,20 @@ fn server(address: &str, port: u16) -> (u16, Arc<AtomicUsize>) {
     (port, count)
 }
 
+fn ask(target: Target, reach: Reach) -> Ask {
+    Ask {
+        target,
+        reach,
+        method: Method::GET,
+        headers: HeaderMap::new(),
+        body: None,
+        times: Times::default(),
+        deadline: Instant::now() + Duration::from_secs(30),
+        budget: Arc::new(Budget::new(0)),
+        waiter: thread::current(),
+    }
+}
+
 /// The status of one request to `rebinding.test`, if the name has these addresses at each look-up, in turn.
 fn asked(port: u16, private: bool, answers: &'static [&'static [&'static str]]) -> (Result<u16, ErrorCode>, usize) {
     let client = Arc::new(Client::start(None).unwrap());
@@ -39,18 +53,7 @@ fn asked(port: u16, private: bool, answers: &'static [&'static [&'static str]]) 
     let outlet = Outlet::with_lookup(&client, "h", &grants, &Limits::default(), lookup).unwrap();
     let target = Target::parse(false, &format!("rebinding.test:{port}"), "/").unwrap();
     let reach = grants.permits(&target).unwrap();
-    let ask = Ask {
-        target,
-        reach,
-        method: Method::GET,
-        headers: HeaderMap::new(),
-        body: None,
-        times: Times::default(),
-        deadline: Instant::now() + Duration::from_secs(30),
-        budget: Arc::new(Budget::new(0)),
-        waiter: thread::current(),
-    };
-    let exchange = Exchange::start(&outlet, ask);
+    let exchange = Exchange::start(&outlet, ask(target, reach));
     while !exchange.ready(Side::Head) {
         thread::park_timeout(Duration::from_millis(10));
     }
@@ -78,4 +81,29 @@ fn of_several_addresses_only_those_that_may_be_reached_are() {
     assert_eq!(good.load(Ordering::SeqCst), 0);
     assert_eq!(asked(port, true, &[&["169.254.169.254", "0.0.0.0", "::ffff:127.0.0.1"]]), (Ok(200), 1));
     assert_eq!(good.load(Ordering::SeqCst), 1);
+}
+
+#[test]
+fn so_many_names_are_looked_up_at_once_and_no_more() {
+    let client = Arc::new(Client::start(None).unwrap());
+    let (begun, counted) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+    let (held, count) = (Arc::clone(&begun), Arc::clone(&counted));
+    // No server answers: what is given up still has its turn.
+    let lookup: Box<Lookup> = Box::new(move |_, turn| {
+        held.lock().unwrap().push(turn);
+        count.fetch_add(1, Ordering::SeqCst);
+        Box::pin(std::future::pending())
+    });
+    let grants = Http { urls: vec![UrlGrant::parse("http://a.test/*", false).unwrap()], refused: None };
+    let limits = Limits { http_connect: Duration::from_millis(50), ..Limits::default() };
+    let outlet = Outlet::with_lookup(&client, "h", &grants, &limits, lookup).unwrap();
+    let target = Target::parse(false, "a.test", "/").unwrap();
+    for _ in 0..3 * limits::HTTP_LOOKUPS {
+        let exchange = Exchange::start(&outlet, ask(target.clone(), Reach::Public));
+        while !exchange.ready(Side::Head) {
+            thread::park_timeout(Duration::from_millis(10));
+        }
+        assert_eq!(exchange.head().unwrap().unwrap_err().code, ErrorCode::ConnectionTimeout);
+    }
+    assert_eq!(counted.load(Ordering::SeqCst), limits::HTTP_LOOKUPS);
 }
