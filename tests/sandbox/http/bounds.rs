@@ -43,6 +43,8 @@ fn bodies_have_so_many_bytes_and_no_more() {
         "the bodies of all requests of a call may have 1000 bytes",
         "http_request_bytes = 2000",
     );
+    let insists = fetches(&[&post], &[("body-size", "1001"), ("insist", "yes")]);
+    assert!(said(&handler, &insists).contains("the request's body was dropped before it was finished"));
     assert_eq!(web.asked().len(), 3, "what is cut is not sent");
 
     let get = |bytes: usize| line(&web, &format!("/bytes/{bytes}"));
@@ -162,7 +164,13 @@ fn a_handler_has_so_many_connections_at_once() {
     let other = Web::start();
     let both = granted(&[&web.url("/*"), &other.url("/*")]);
     let handler = handler_with(both, Limits { http_connections: 1, ..super::limits() });
+    let begun = std::time::Instant::now();
     for web in [&web, &other, &web] {
         assert_eq!(fetch(&handler, &line(web, "/a")), "200 5 hello");
     }
+    assert!(
+        begun.elapsed() < Duration::from_secs(3),
+        "an idle one is closed for it, not waited for: {:?}",
+        begun.elapsed()
+    );
 }

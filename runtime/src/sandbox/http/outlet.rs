@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::Poll;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -56,8 +56,8 @@ pub(super) struct Link {
 
 /// What moves bytes.
 pub(super) struct Drive {
-    connection: Pin<Box<Http1>>,
-    over: bool,
+    /// `None` once it is over: what still waits in it is told so by its drop.
+    connection: Option<Pin<Box<Http1>>>,
 }
 
 type Http1 = Connection<TokioIo<Box<dyn Stream>>, Full<Bytes>>;
@@ -157,7 +157,7 @@ impl Outlet {
             .handshake(TokioIo::new(stream))
             .await;
         let (sender, connection) = made.map_err(|error| Failure::speaking(&error, self.header_bytes))?;
-        let drive = Drive { connection: Box::pin(connection), over: false };
+        let drive = Drive { connection: Some(Box::pin(connection)) };
         Ok(Link { key, sender, drive, used: false, _place: place })
     }
 
@@ -189,7 +189,7 @@ impl Outlet {
     pub(super) fn keep(self: &Arc<Self>, mut link: Link) {
         let Link { drive, sender, .. } = &mut link;
         let ready = drive.until(sender.ready()).now_or_never();
-        if !matches!(ready, Some(Ok(()))) || drive.over {
+        if !matches!(ready, Some(Ok(()))) || drive.connection.is_none() {
             return;
         }
         let mut idle = self.idle();
@@ -245,8 +245,7 @@ impl Drive {
             if let Poll::Ready(output) = future.as_mut().poll(cx) {
                 return Poll::Ready(output);
             }
-            // What ends it is told to `future` too.
-            self.over = self.over || self.connection.as_mut().poll(cx).is_ready();
+            self.poll(cx);
             future.as_mut().poll(cx)
         })
         .await
@@ -254,8 +253,14 @@ impl Drive {
 
     /// Whether the server has not closed it while nobody looked.
     fn is_open(&mut self) -> bool {
-        self.over = self.over || poll_fn(|cx| self.connection.as_mut().poll(cx)).now_or_never().is_some();
-        !self.over
+        self.poll(&mut Context::from_waker(Waker::noop()));
+        self.connection.is_some()
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) {
+        if self.connection.as_mut().is_some_and(|connection| connection.as_mut().poll(cx).is_ready()) {
+            self.connection = None;
+        }
     }
 }
 

@@ -153,6 +153,8 @@ fn send(event: &Event, line: &str) -> Result<FutureIncomingResponse, ErrorCode> 
     drop(stream);
     let finished = OutgoingBody::finish(outgoing, None);
     match failed {
+        // As one that does not look whether all of it was taken.
+        Some(_) if event.header("insist").is_some() => Ok(sent),
         Some(StreamError::LastOperationFailed(error)) => {
             Err(wasip2::http::types::http_error_code(&error).unwrap_or(ErrorCode::HttpProtocolError))
         }
