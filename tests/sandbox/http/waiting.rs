@@ -57,7 +57,8 @@ fn a_timer_beside_a_request_takes_its_time_although_the_clock_is_virtual() {
 #[test]
 fn what_a_call_leaves_open_ends_with_it() {
     let web = Web::start();
-    let handler = handler(all_of(&web));
+    // It is not the end of its time that ends it.
+    let handler = handler_with(all_of(&web), Limits { time: Duration::from_secs(600), ..limits() });
     let silent = format!("GET {}", web.url("/silent"));
     for _ in 0..10 {
         assert_eq!(said(&handler, &event("forget", &[("do", &silent)])), "forgotten");
@@ -122,8 +123,8 @@ fn while_servers_do_not_answer_the_neighbour_is_served() {
     let job = |event: &Arc<Event>| Job { event: Arc::clone(event), attempt: 1, replayed: false, tag: () };
     workers.submit(waits, (0..200).map(|_| job(&silent)).collect(), done);
     let end = Instant::now() + BOUND;
-    while web.asked().len() < 8 {
-        assert!(Instant::now() < end, "{} are under way", web.asked().len());
+    while web.open() < 8 {
+        assert!(Instant::now() < end, "{} are under way", web.open());
         std::thread::park_timeout(Duration::from_millis(5));
     }
     // Two cores, and far more than two calls that wait.

@@ -50,7 +50,8 @@ fn handle(event: Event) -> Result<(), Failure> {
             end(&event, "forgotten".to_owned())
         }
         "keep" => {
-            let sent = send(&event, &text(&event, "do")).map_err(|code| Failure::reject("said", format!("{code:?}")))?;
+            let sent =
+                send(&event, &text(&event, "do")).map_err(|code| Failure::reject("said", format!("{code:?}")))?;
             KEPT.with_borrow_mut(|kept| kept.push(sent));
             Ok(())
         }
@@ -206,7 +207,10 @@ fn fields(event: &Event) -> String {
         said = vec![
             format!("{:?}", fields.append(&name, value.as_bytes())),
             format!("{:?}", fields.set(&name, &[value.clone().into_bytes()])),
-            format!("{:?}", Fields::from_list(&[(name.clone(), value.clone().into_bytes())]).map(|fields| fields.entries())),
+            format!(
+                "{:?}",
+                Fields::from_list(&[(name.clone(), value.clone().into_bytes())]).map(|fields| fields.entries())
+            ),
         ];
         let _ = fields.append(&name, value.as_bytes());
     }
