@@ -28,6 +28,9 @@ pub(super) const HOST: Keys = Keys {
         "control",
         "code_cache",
         "http_ca_file",
+        "compile_time",
+        "compile_memory",
+        "hardening",
         "log",
     ],
 };
@@ -39,6 +42,7 @@ pub(super) const HANDLER: Keys = Keys {
         "module",
         "sha256",
         "trusted_keys",
+        "watch",
         "topics",
         "types",
         "group",
@@ -67,6 +71,7 @@ pub(super) const LIMITS: Keys = Keys {
     keys: &[
         "time",
         "memory",
+        "core_slots",
         "handles",
         "host_calls",
         "host_call_bytes",

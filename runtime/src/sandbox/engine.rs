@@ -1,12 +1,14 @@
 //! The engine behind all handlers: one pool of instances, sized so that every thread can be inside a guest.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::available_parallelism;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use super::cache::Cache;
+use super::compile::Compiling;
 use super::modules::{Handler, Handling, LoadError, Module, chain, load};
 use super::monitor::{Monitor, Watch};
 use super::overruns::Overruns;
@@ -32,6 +34,8 @@ pub struct Settings {
     pub code_cache: Option<PathBuf>,
     /// A file of certificates (PEM) of authorities that handlers' requests trust, beside the system's.
     pub http_ca_file: Option<PathBuf>,
+    /// Where modules are compiled that are not in the code cache.
+    pub compiling: Compiling,
 }
 
 /// Bytes that only the operator knows, and whom the operator tells: a seed, or a handler's password. They are never
@@ -43,6 +47,7 @@ pub struct Secret(Arc<[u8]>);
 pub struct Sandbox {
     pub(super) engine: Engine,
     cache: Option<Cache>,
+    compiling: Compiling,
     pub(super) monitor: Monitor,
     secret: Secret,
     pub(super) slots: usize,
@@ -122,6 +127,7 @@ impl Default for Settings {
             reuse: false,
             code_cache: None,
             http_ca_file: None,
+            compiling: Compiling::default(),
         }
     }
 }
@@ -192,17 +198,29 @@ impl Sandbox {
         monitor.watch(watch);
         let secret = settings.secret.clone().unwrap_or_else(Secret::made_up);
         let (http_ca_file, http) = (settings.http_ca_file.clone(), Mutex::default());
-        Ok(Arc::new(Self { engine, cache, monitor, secret, slots, max_memory, shelves, http_ca_file, http }))
+        let compiling = settings.compiling.clone();
+        Ok(Arc::new(Self {
+            engine,
+            cache,
+            compiling,
+            monitor,
+            secret,
+            slots,
+            max_memory,
+            shelves,
+            http_ca_file,
+            http,
+        }))
     }
 
-    /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread; less if the code cache
-    /// has its code.
+    /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread, whichever process
+    /// compiles; less if the code cache has its code.
     ///
     /// # Errors
     ///
     /// What is wrong with it and what to do.
     pub fn load(&self, wasm: &[u8]) -> Result<Module, LoadError> {
-        load(&self.engine, self.cache.as_ref(), wasm)
+        load(&self.engine, self.cache.as_ref(), &self.compiling, wasm)
     }
 
     /// The same for bytes that have to be what `trust` asks for: nothing is made of others.
@@ -239,10 +257,35 @@ impl Sandbox {
     ///
     /// If the module or the limits do not fit each other or the pool.
     pub fn handler(&self, module: &Module, spec: Spec, services: Arc<dyn Services>) -> Result<Arc<Handler>, Error> {
+        self.joined(module, spec, services, Arc::default())
+    }
+
+    /// The same for a module that takes another one's place: [`Handler::shut`] of either shuts both, so that calls of the
+    /// old one that have not started come back too.
+    ///
+    /// # Errors
+    ///
+    /// If the module or the limits do not fit each other or the pool.
+    pub fn successor(
+        &self,
+        old: &Handler,
+        module: &Module,
+        spec: Spec,
+        services: Arc<dyn Services>,
+    ) -> Result<Arc<Handler>, Error> {
+        self.joined(module, spec, services, Arc::clone(&old.shut))
+    }
+
+    fn joined(
+        &self,
+        module: &Module,
+        spec: Spec,
+        services: Arc<dyn Services>,
+        shut: Arc<AtomicBool>,
+    ) -> Result<Arc<Handler>, Error> {
         self.fits(module, &spec)?;
         let outlet = self.outlet(&spec)?;
         let secret = self.secret.clone();
-        let shut = Arc::default();
         let shelf = self.shelves.shelf(spec.reuse, self.slots, &shut);
         let handling = Arc::new(Handling {
             module: module.clone(),
@@ -312,6 +355,13 @@ fn open(path: &Path, engine: &Engine, secret: Option<&Secret>) -> Option<Cache> 
 }
 
 fn config(room: &Room, max_memory: u64) -> Config {
+    let mut config = compiling();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(room, max_memory)));
+    config
+}
+
+/// What code depends on: an engine of these settings makes code that another one takes, whatever pool it has.
+pub(super) fn compiling() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -321,8 +371,7 @@ fn config(room: &Room, max_memory: u64) -> Config {
         .epoch_interruption(true)
         .max_wasm_stack(limits::GUEST_STACK)
         .cranelift_opt_level(OptLevel::Speed)
-        .memory_init_cow(true)
-        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool(room, max_memory)));
+        .memory_init_cow(true);
     config
 }
 
