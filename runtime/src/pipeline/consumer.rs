@@ -37,6 +37,8 @@ mod settling;
 mod shade;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tried;
 
 pub(super) use gate::Gate;
 pub use serving::Way;
@@ -109,7 +111,7 @@ pub(super) struct Ticket {
     turn: u64,
     /// Which version of the handler it was given to, or will be.
     version: usize,
-    /// It failed on a version on trial, which was no attempt.
+    /// It ran before, which was no attempt: it failed on a version on trial, or keys that it read had moved.
     tried: bool,
     /// Its start was recorded on the bus, and the next one of its kind waits for it.
     recorded: bool,

@@ -1,8 +1,8 @@
 //! Which module a handler's calls go to: the newest, from the moment it is there. Calls that were submitted before end on
 //! the one before.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::mpsc;
 
@@ -71,7 +71,7 @@ struct Trial {
 /// A version that is or was called: what it made may be settled long after it is gone.
 struct Known {
     digest: String,
-    calls: Arc<Calls>,
+    calls: Weak<Calls>,
     /// It was never wanted: what fails on it runs again on the version that is.
     on_trial: bool,
 }
@@ -202,23 +202,24 @@ impl Serving {
     /// A job has come back; true if it failed on trial.
     fn back(&mut self, ticket: &Ticket, ran: &Ran) -> bool {
         let number = ticket.version;
+        let failed = match ran {
+            Ran::Called { verdict, .. } => Some(!matches!(verdict, Verdict::Done)),
+            Ran::NotCalled(_) => None,
+        };
         if let Some(live) = self.live.iter_mut().find(|live| live.number == number) {
             live.out = live.out.saturating_sub(1);
+            if let Some(failed) = failed {
+                live.version.calls.count(failed, ticket.is_first());
+            }
             if live.out == 0 {
                 self.sweep();
             }
         }
-        let Ran::Called { verdict, .. } = ran else {
-            // It goes somewhere once more.
-            if let Some(trial) = self.trial.as_mut().filter(|trial| trial.number == number) {
-                trial.left += 1;
-            }
-            return false;
-        };
-        let failed = !matches!(verdict, Verdict::Done);
-        let Some(known) = self.known.get(number) else { return false };
-        known.calls.count(failed, ticket.is_first());
-        failed && known.on_trial
+        // What was not called goes somewhere once more.
+        if let Some(trial) = self.trial.as_mut().filter(|trial| trial.number == number && failed.is_none()) {
+            trial.left += 1;
+        }
+        failed == Some(true) && self.known.get(number).is_some_and(|known| known.on_trial)
     }
 
     fn replace(&mut self, version: Version) {
@@ -244,7 +245,7 @@ impl Serving {
     }
 
     fn add(&mut self, version: Version, on_trial: bool) -> usize {
-        let (digest, calls) = (version.handler.module().digest().to_owned(), Arc::clone(&version.calls));
+        let (digest, calls) = (version.handler.module().digest().to_owned(), Arc::downgrade(&version.calls));
         let number = self.known.len();
         self.known.push(Known { digest, calls, on_trial });
         self.live.push(Live { number, version, out: 0 });
@@ -328,7 +329,9 @@ impl Consumer {
     /// Notes that the effects of a call were refused; true if it was on trial.
     pub(super) fn refused(&self, ticket: &Ticket) -> bool {
         let Some(known) = self.serving.known.get(ticket.version) else { return false };
-        known.calls.undone(ticket.is_first());
+        if let Some(calls) = known.calls.upgrade() {
+            calls.undone(ticket.is_first());
+        }
         known.on_trial
     }
 }

@@ -81,6 +81,7 @@ impl Consumer {
             Settled::Conflict(delivery) => {
                 let (mut ticket, event, _) = meta.with(delivery);
                 self.void_probe(&mut ticket);
+                ticket.tried = true;
                 // Only a call reads keys, so there is an event.
                 match event {
                     Some(event) if !self.draining => {

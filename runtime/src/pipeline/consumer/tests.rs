@@ -235,28 +235,6 @@ async fn another_version_gets_the_next_call_and_a_dead_letter_names_the_one_that
 }
 
 #[tokio::test]
-async fn what_fails_on_trial_runs_again_on_the_one_that_is_served_and_is_no_attempt() {
-    let kinds = ["ok", "reject", "ok", "retry", "ok"];
-    let bus = Scripted::new(&kinds, []);
-    let running = Running::start(&bus, "max_attempts = 2");
-    let (old, other) = (running.first.clone(), another(&running.first.handler));
-    assert!(running.serve.send(Change::Try(other.clone(), Way::First(4), 4)).is_ok());
-    sleep(Duration::from_millis(50)).await;
-    bus.read([new(0..5)]);
-    bus.until("all are settled", |did| did.iter().filter(|did| !matches!(did, Did::Retried(..))).count() == 5).await;
-    assert_eq!(other.calls.read(), (4, 2), "the first four, none that has failed before");
-    assert_eq!(old.calls.read(), (4, 3), "the fifth, the two that failed, and the retry of one");
-    let digest = old.handler.module().digest().to_owned();
-    assert_eq!(bus.modules(), [digest.clone(), digest], "the one that is served gave them up");
-    let did = bus.did();
-    assert!(
-        did.contains(&Did::Retried(3, 1, "retry".into())) && did.contains(&Did::Buried(3, "retry".into())),
-        "{did:?}"
-    );
-    running.drain().await;
-}
-
-#[tokio::test]
 async fn versions_that_come_while_calls_wait_lose_none_and_the_gate_shuts_all_of_them() {
     let bus = Scripted::new(&["ok"; 400], [new(0..200)]);
     let running = Running::start(&bus, "in_flight = 400");

@@ -69,3 +69,68 @@ fn read(profile: Profile, outgoing: &Outgoing) -> Option<Envelope> {
 fn written(effects: &Effects) -> BTreeMap<&str, Option<&Bytes>> {
     effects.writes.iter().map(|write| (&*write.key, write.value.as_ref())).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{Encoding, KeyWrite, Metadata};
+    use crate::wire::Identity;
+
+    fn outgoing(topic: &str, change: impl FnOnce(&mut Envelope)) -> Outgoing {
+        let identity = Identity { source: "s".into(), host: "h".into(), lib: "1.0.0".into() };
+        let metadata = Metadata {
+            id: "00000000-0000-0000-0000-000000000001".into(),
+            kind: "org.x.made".into(),
+            time: "2026-01-01T00:00:00+00:00".into(),
+            headers: vec![(wire::MODULE.into(), "one".into())],
+            ..Metadata::default()
+        };
+        let mut envelope = Envelope { metadata, encoding: Encoding::Json, payload: "1".into() };
+        change(&mut envelope);
+        Outgoing { topic: topic.into(), fields: Profile::OpenEdx.write(&envelope, &identity) }
+    }
+
+    fn effects(publish: Vec<Outgoing>, writes: &[(&str, Option<&'static str>)]) -> Effects {
+        let write = |(key, value): &(&str, Option<&'static str>)| KeyWrite {
+            key: (*key).to_owned(),
+            value: value.map(Bytes::from),
+        };
+        Effects { publish, writes: writes.iter().map(write).collect(), ..Effects::default() }
+    }
+
+    #[test]
+    fn what_differs_is_named_and_time_and_module_are_nothing() {
+        let between = |was: &Effects, is: &Effects| {
+            difference(Profile::OpenEdx, (&Verdict::Done, was), (&Verdict::Done, is)).unwrap_or_default()
+        };
+        let was = effects(vec![outgoing("t", |_| {})], &[("k", Some("1")), ("k", Some("2")), ("gone", None)]);
+        let keys: &[_] = &[("gone", None), ("k", Some("2"))];
+        let same = outgoing("t", |envelope| {
+            envelope.metadata.time = "2027-01-01T00:00:00+00:00".into();
+            envelope.metadata.headers = vec![(wire::MODULE.into(), "two".into())];
+        });
+        assert_eq!(between(&was, &effects(vec![same], keys)), "");
+        for (other, what) in [
+            (outgoing("u", |_| {}), "topic"),
+            (outgoing("t", |envelope| envelope.metadata.kind = "org.x.other".into()), "type"),
+            (outgoing("t", |envelope| envelope.metadata.headers.push(("a".into(), "b".into()))), "set of headers"),
+            (outgoing("t", |envelope| envelope.payload = "2".into()), "payload"),
+        ] {
+            assert_eq!(between(&was, &effects(vec![other], keys)), format!("published[0] has another {what}"));
+        }
+        let published = || vec![outgoing("t", |_| {})];
+        for (keys, key) in [
+            (&[("k", Some("2"))][..], "gone"),
+            (&[("k", Some("1")), ("gone", None)], "k"),
+            (&[("k", None), ("gone", None)], "k"),
+            (&[("k", Some("2")), ("gone", None), ("more", None)], "more"),
+        ] {
+            assert_eq!(between(&was, &effects(published(), keys)), format!("key {key:?} is written otherwise"));
+        }
+        let rejected = Verdict::Reject { code: "no".into(), reason: "one".into() };
+        let retried = Verdict::Retry { code: "no".into(), reason: "two".into(), after: None };
+        let none = Effects::default();
+        let said = difference(Profile::OpenEdx, (&rejected, &none), (&retried, &none)).unwrap();
+        assert_eq!(said, "the verdict is retry (no), of the one that is served reject (no)");
+    }
+}
