@@ -97,10 +97,11 @@ bench-count: cc redis counters ## Count what an event costs; fails if it grew. U
 	$(target)/debug/sandbar-costs $(if $(filter-out 0,$(UPDATE)),--update)
 
 .PHONY: bench-flame
-bench-flame: setup slim-guests ## Draw where a drain's time goes: bench/out/flame.svg
-	@scripts/apt-install.sh perf=linux-perf
+bench-flame: setup slim-guests ## Draw where a drain's time goes: bench/out/flame-{redis,sqlite}.svg
+	@scripts/apt-install.sh perf=linux-perf jq=jq
 	cargo build --release --package sandbar --package sandbar-bench
-	@scripts/flame.sh $(target)
+	@scripts/flame.sh $(target) redis
+	@scripts/flame.sh $(target) sqlite
 
 .PHONY: bench-soak
 bench-soak: setup slim-guests ## Watch the memory of a host under load for an hour

@@ -25,6 +25,7 @@ mod report;
 mod slices;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod surroundings;
 
 pub use durability::{Durability, Published, Trim};
 pub use error::Error;
@@ -32,6 +33,7 @@ pub use history::{Applied, Edge, Pace, Span};
 pub use ledger::{Ledger, LedgerEntry, LedgerName};
 pub use report::{DeadLetter, GroupStatus, Requeue};
 pub use slices::{LaneOf, Slice, Turnover, Waiting};
+pub use surroundings::{Surroundings, surroundings};
 
 pub(crate) use in_hand::InHand;
 

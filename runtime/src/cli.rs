@@ -1,13 +1,15 @@
 //! The commands, one file each, and what they share: options, exit codes, how an error is told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sandbar::bus::{self, Bus};
 use sandbar::config::{Config, Environment, Problems};
 use sandbar::decode::Decoder;
+use sandbar::sandbox::{self, Compiler, Compiling};
 use sandbar::telemetry;
 
 mod check;
@@ -15,8 +17,10 @@ mod codec;
 mod demo;
 mod dlq;
 mod documents;
+mod harden;
 mod inspect;
 mod out;
+mod probe;
 mod publish;
 mod replay;
 mod run;
@@ -75,6 +79,30 @@ enum Command {
     Decode(codec::Args),
     /// Read one JSON document from stdin and write its Avro datum to stdout
     Encode(codec::Args),
+    /// Compile modules for the process that started this one
+    #[command(name = sandbox::COMPILER_COMMAND, hide = true)]
+    CompileServer,
+    /// Try what a confined process must not be able to do
+    #[command(hide = true)]
+    Probe(probe::Args),
+}
+
+/// A command that is ready to run, or that is done.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    Done(Exit),
+    Work(Work),
+}
+
+/// What is left to do once there are threads.
+#[derive(Debug)]
+pub(crate) struct Work(Todo);
+
+#[derive(Debug)]
+enum Todo {
+    /// The host, which has confined itself.
+    Host(Box<run::Ready>),
+    Command(Box<Command>),
 }
 
 /// Where the configuration is.
@@ -114,15 +142,41 @@ pub(crate) struct Failure {
 // === impl Cli ===
 
 impl Cli {
+    /// Does what must be done while the process has one thread.
+    pub(crate) fn prepare(self) -> Result<Prepared, Failure> {
+        let todo = match self.command {
+            Command::CompileServer => {
+                sandbox::serve_compiler()?;
+                return Ok(Prepared::Done(Exit::Clean));
+            }
+            Command::Probe(args) => return probe::run(&args).map(Prepared::Done),
+            Command::Run(args) => match run::prepare(args)? {
+                Some(ready) => Todo::Host(Box::new(ready)),
+                None => return Ok(Prepared::Done(Exit::Clean)),
+            },
+            command => {
+                // A command tells its errors itself; the handlers of the demo fail on purpose.
+                let level = if matches!(command, Command::Demo(_)) { "off" } else { "error" };
+                let quiet = telemetry::Settings { level: level.to_owned(), ..telemetry::Settings::default() };
+                log_to_stderr(quiet)?;
+                Todo::Command(Box::new(command))
+            }
+        };
+        Ok(Prepared::Work(Work(todo)))
+    }
+}
+
+// === impl Work ===
+
+impl Work {
     pub(crate) async fn run(self) -> Result<Exit, Failure> {
-        if !matches!(self.command, Command::Run(_)) {
-            // A command tells its errors itself; the handlers of the demo fail on purpose.
-            let level = if matches!(self.command, Command::Demo(_)) { "off" } else { "error" };
-            let quiet = telemetry::Settings { level: level.to_owned(), ..telemetry::Settings::default() };
-            log_to_stderr(quiet)?;
-        }
-        match self.command {
-            Command::Run(args) => run::run(args).await,
+        let command = match self.0 {
+            Todo::Host(ready) => return run::run(*ready).await,
+            Todo::Command(command) => *command,
+        };
+        match command {
+            // Neither comes here.
+            Command::Run(_) | Command::CompileServer | Command::Probe(_) => Ok(Exit::Clean),
             Command::Publish(args) => publish::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Inspect(args) => inspect::run(&args),
@@ -158,6 +212,14 @@ fn decoder(config: &Config) -> Result<Decoder, Failure> {
         exit: Exit::Usage,
         errors: errors.into_iter().map(|e| anyhow::anyhow!("{e}")).collect(),
     })
+}
+
+/// Starts the process in which the modules of this configuration are compiled: this program, once more.
+fn compiler(config: &Config) -> Result<Compiling, Failure> {
+    // Not by the name it was started with, under which there may be another program by now.
+    let program = Path::new("/proc/self/exe");
+    let started = Compiler::start(program, config.host.compile).context("the compiler's process cannot be started");
+    Ok(Compiling::InChild(started.map_err(Failure::unexpected)?))
 }
 
 async fn open(config: &Config) -> Result<Arc<dyn Bus>, Failure> {

@@ -250,10 +250,9 @@ struct Prepared {
 /// Reads, verifies and compiles every module once, and prepares one handler for each entry of the configuration.
 fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<Loaded, Error> {
     let max_memory = config.handlers.iter().map(|handler| handler.spec.limits.memory).max().unwrap_or_default();
-    let (threads, secret, code_cache) =
-        (config.host.threads, config.host.secret.clone(), config.host.code_cache.clone());
+    let config::Host { threads, secret, code_cache, compiling, .. } = config.host.clone();
     let reuse = config.handlers.iter().any(|handler| handler.spec.reuse > 1);
-    let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse, code_cache })?;
+    let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse, code_cache, compiling })?;
     let prepared = prepare(config, &sandbox, bus, decoder)?;
     Ok(Loaded { sandbox, prepared })
 }

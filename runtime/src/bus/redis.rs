@@ -6,6 +6,7 @@
 //! the write that can be refused for want of memory, and acknowledges last.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
@@ -83,6 +84,11 @@ struct Shared {
     publishers: Mutex<Vec<Durable>>,
     /// On a cluster: the keys of key spaces that lie beside a topic.
     places: RwLock<HashMap<String, String>>,
+}
+
+/// The files that a URL names.
+pub(super) fn files(url: &str) -> Vec<PathBuf> {
+    url::files(url)
 }
 
 /// Reads the settings. Connects when first used.

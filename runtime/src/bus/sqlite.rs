@@ -75,7 +75,7 @@ pub(super) async fn open(settings: &Settings) -> Result<Arc<dyn Bus>, Error> {
 }
 
 /// The file that a URL names: `sqlite:PATH`, where an absolute path may have two slashes before it.
-fn path(url: &str) -> Result<PathBuf, Error> {
+pub(super) fn path(url: &str) -> Result<PathBuf, Error> {
     let path = url.strip_prefix("sqlite:").unwrap_or(url);
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.is_empty() || path == ":memory:" {

@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 
 use sandbar::config::{Config, ControlSocket, Environment, Problems};
 use sandbar::pipeline::{self, Control, Quiet, Reloaded, Stopped, Summary, Until};
+use sandbar::sandbox::Compiling;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{ConfigArgs, Exit, Failure, exit_of, log_to_stderr, out, socket};
+use super::{ConfigArgs, Exit, Failure, compiler, exit_of, harden, log_to_stderr, out, socket};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -31,14 +32,22 @@ pub(super) struct Args {
 /// `timeout` and some shells signal the process and then its group, so that one wish arrives twice.
 const ECHO: Duration = Duration::from_millis(300);
 
-pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+/// A host that has its configuration and its compiler, and has given up what it does not need.
+#[derive(Debug)]
+pub(super) struct Ready {
+    args: Args,
+    config: Config,
+}
+
+/// Reads the configuration and confines this process, which has one thread; `None` if there is nothing to run.
+pub(super) fn prepare(args: Args) -> Result<Option<Ready>, Failure> {
     let mut config = args.config.load()?;
     log_to_stderr(config.host.log.clone())?;
     if !config.host.consumers_enabled {
         out::note(format_args!(
             "consumers are disabled by host.consumers_enabled or EVENT_BUS_REDIS_CONSUMERS_ENABLED: nothing runs"
         ));
-        return Ok(Exit::Clean);
+        return Ok(None);
     }
     if config.handlers.is_empty() {
         let path = config.path.display();
@@ -47,6 +56,13 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     for handler in &mut config.handlers {
         handler.group.join_foreign = args.join_foreign;
     }
+    // A confined process starts no other.
+    config.host.compiling = compiler(&config)?;
+    harden::harden(&config)?;
+    Ok(Some(Ready { args, config }))
+}
+
+pub(super) async fn run(Ready { args, config }: Ready) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
     let until = if args.until_idle { Until::Idle } else { Until::Shutdown };
     let (stop, mut stopped) = watch::channel(false);
@@ -63,10 +79,10 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     // In a terminal a hang-up means that its user has gone.
     if !std::io::stdin().is_terminal() {
         let (mut hangup, control, args) = (signal(SignalKind::hangup())?, Arc::clone(&control), args.clone());
-        let environment = Environment::of_process();
+        let (environment, compiling) = (Environment::of_process(), config.host.compiling.clone());
         serving.spawn(async move {
             while hangup.recv().await.is_some() {
-                reload(&control, &args, &environment).await;
+                reload(&control, &args, &environment, &compiling).await;
             }
         });
     }
@@ -106,7 +122,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
 }
 
 /// Takes the configuration over as it stands now. Whatever is wrong is said, and changes nothing.
-async fn reload(control: &Control, args: &Args, environment: &Environment) {
+async fn reload(control: &Control, args: &Args, environment: &Environment, compiling: &Compiling) {
     let path = args.config.path();
     let mut config = match Config::load(path, environment) {
         Ok(config) => config,
@@ -120,6 +136,8 @@ async fn reload(control: &Control, args: &Args, environment: &Environment) {
     for handler in &mut config.handlers {
         handler.group.join_foreign = args.join_foreign;
     }
+    // There is no other: a confined process starts none.
+    config.host.compiling = compiling.clone();
     match control.reload(config).await {
         Ok(Reloaded { added, changed, removed }) => {
             tracing::info!(?added, ?changed, ?removed, "the configuration is taken over");
