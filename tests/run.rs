@@ -29,10 +29,12 @@ mod resting;
 mod retrying;
 mod secrets;
 mod serving;
+mod shadowing;
 mod steering;
 mod swap_soak;
 mod swapping;
 mod trusting;
+mod trying;
 
 fn embedded(bench: &Bench) -> String {
     format!("sqlite:{}", bench.path("bus.db").display())

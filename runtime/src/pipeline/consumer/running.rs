@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use super::super::control::Control;
 use super::super::{Quiet, Shared, Stopped, Tally};
 use super::scripted::{BOUND, Did, Scripted};
-use super::{Consumer, Gate, Serving, Version};
+use super::{Change, Consumer, Gate, Serving, Version};
 use crate::bus::Subscription;
 use crate::config::{Config, Environment};
 use crate::decode::Decoder;
@@ -23,7 +23,7 @@ pub(super) struct Running {
     pub(super) bus: Arc<Scripted>,
     pub(super) control: Arc<Control>,
     /// Another version, from the next call on.
-    pub(super) serve: mpsc::UnboundedSender<Version>,
+    pub(super) serve: mpsc::UnboundedSender<Change>,
     /// What it began with.
     pub(super) first: Version,
     drain: watch::Sender<bool>,
