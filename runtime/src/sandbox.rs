@@ -48,7 +48,7 @@ pub use compile::{COMMAND as COMPILER_COMMAND, serve as serve_compiler};
 pub use compile::{CompileLimits, Compiler, Compiling, confine_as_compiler};
 pub use engine::{Error, Sandbox, Secret, Settings};
 pub use grants::{Capability, MissingGrant, missing_grants};
-pub use http::{BadRoots, BadUrl, Http, UrlGrant, check_roots};
+pub use http::{Answer, BadRoots, BadUrl, Http, Unsent, UrlGrant, check_roots};
 pub use inspect::{Acceptance, Inspection, Producer, Signatures, inspect};
 pub use modules::{Handler, LoadError, Module};
 pub use secrets::Secrets;
@@ -160,6 +160,11 @@ pub trait Services: Send + Sync {
 
     /// Lists keys, waiting until `deadline` at most. The error is for the guest to read.
     fn list_keys(&self, space: &str, prefix: &str, limit: usize, deadline: Instant) -> Result<KeyList, Unread>;
+
+    /// Answers a request that is not sent ([`Http::refused`]), in the place of its server. `None`: it is refused.
+    fn answer(&self, _unsent: Unsent) -> Option<Answer> {
+        None
+    }
 }
 
 /// Why keys could not be read.

@@ -130,6 +130,11 @@ impl Web {
         self.shared.asked.lock().unwrap().clone()
     }
 
+    /// Forgets what it was asked.
+    pub(crate) fn forget(&self) {
+        self.shared.asked.lock().unwrap().clear();
+    }
+
     /// Connections that were made so far.
     pub(crate) fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::SeqCst)

@@ -199,18 +199,7 @@ impl Sandbox {
         let secret = settings.secret.clone().unwrap_or_else(Secret::made_up);
         let (http_ca_file, http) = (settings.http_ca_file.clone(), Mutex::default());
         let compiling = settings.compiling.clone();
-        Ok(Arc::new(Self {
-            engine,
-            cache,
-            compiling,
-            monitor,
-            secret,
-            slots,
-            max_memory,
-            shelves,
-            http_ca_file,
-            http,
-        }))
+        Ok(Arc::new(Self { engine, cache, compiling, monitor, secret, slots, max_memory, shelves, http_ca_file, http }))
     }
 
     /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread, whichever process

@@ -8,7 +8,7 @@
 //! - `client`: the threads, and what servers are trusted by; `outlet`: one handler's connections; `connect`: how one is made.
 //! - `exchange`: one request under way, between the guest's thread and the client's.
 //! - `fields`: headers, as far as a guest may choose them; `code`: what a guest is told when it fails.
-//! - `table`: what a guest holds; `asking`: a request leaves it.
+//! - `table`: what a guest holds; `asking`: a request leaves it; `unsent`: one that is not to.
 
 mod address;
 mod asking;
@@ -20,6 +20,7 @@ mod fields;
 mod grant;
 mod outlet;
 mod table;
+mod unsent;
 
 pub(super) use client::{Client, Start};
 pub(super) use code::{ErrorCode, Failure};
@@ -30,3 +31,4 @@ pub(super) use table::{Body, FIRST, Request, Response, Table, Thing, gone};
 
 pub use client::{BadRoots, check_roots};
 pub use grant::{BadUrl, Http, UrlGrant};
+pub use unsent::{Answer, Unsent};

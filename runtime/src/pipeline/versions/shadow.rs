@@ -19,11 +19,14 @@ use super::differing::difference;
 use super::record::Compared;
 use super::{Maker, Refusal};
 use crate::event::{Effects, Event, KeyList, Versioned};
-use crate::sandbox::{Draft, DraftError, Handler, Module, Prepared, Ran, Sandbox, Services, Unread};
+use crate::sandbox::{Answer, Draft, DraftError, Handler, Module, Prepared, Ran, Sandbox, Services, Unread, Unsent};
 use crate::wire::Profile;
 
 /// Differences that are kept to be shown.
 pub(super) const EXAMPLES: usize = 5;
+
+/// What is said to a handler that would send some.
+const NO_REQUESTS: &str = "a module in the shadow sends no requests";
 
 /// A module in the shadow, on this host. It ends with this.
 pub(super) struct Shadow {
@@ -55,7 +58,7 @@ struct Before {
     reads: HashMap<String, Versioned>,
     writes: Vec<String>,
     listed: Option<u64>,
-    /// Something that it saw is no longer as it was: what comes of the call says nothing.
+    /// Something that it saw is not as it was for the other: what comes of the call says nothing.
     moved: bool,
 }
 
@@ -66,7 +69,9 @@ impl Shadow {
     pub(super) fn begin(maker: &Maker, module: &Module) -> Result<(Self, Shade), Refusal> {
         let services = Arc::new(Dimmed { services: maker.services(module), before: Mutex::default() });
         let same = Arc::clone(&services) as Arc<dyn Services>;
-        let handler = maker.sandbox.handler(module, maker.spec.clone(), same)?;
+        let mut spec = maker.spec.clone();
+        spec.grants.http.refused = Some(NO_REQUESTS.to_owned());
+        let handler = maker.sandbox.handler(module, spec, same)?;
         let (shade, events, dropped) = Shade::new();
         let (counts, over) = (Arc::<Mutex<Compared>>::default(), Arc::<AtomicBool>::default());
         let runner = Runner {
@@ -181,6 +186,12 @@ impl Services for Dimmed {
         let mut before = locked(&self.before);
         before.moved |= before.listed.is_some_and(|version| version != found.version) || !before.writes.is_empty();
         Ok(found)
+    }
+
+    /// The other one was answered by a server: what comes of this call says nothing.
+    fn answer(&self, _unsent: Unsent) -> Option<Answer> {
+        locked(&self.before).moved = true;
+        None
     }
 }
 

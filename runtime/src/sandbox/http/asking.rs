@@ -12,6 +12,7 @@ use super::exchange::{Ask, Exchange, Times};
 use super::grant::{Reach, Target};
 use super::outlet::Outlet;
 use super::table::{Request, Table};
+use super::unsent::Unsent;
 use crate::event::Event;
 use crate::sandbox::host::State;
 use crate::sandbox::{limits, text};
@@ -24,6 +25,13 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 const USER_AGENT: &str = concat!("sandbar/", env!("CARGO_PKG_VERSION"));
 
+/// What becomes of a request that may be asked.
+enum Way {
+    Sent(Arc<Outlet>, Reach),
+    /// It is not sent, and why.
+    Unsent(String),
+}
+
 // === impl State ===
 
 impl State {
@@ -35,33 +43,38 @@ impl State {
 
     /// Sends a request, if it was granted. The answer comes later.
     pub(in crate::sandbox) fn ask(&mut self, request: Request, times: Times) -> Result<Exchange, ErrorCode> {
-        let asked = self.may_ask(&request).map(|(outlet, target, reach)| {
+        let asked = self.may_ask(&request).and_then(|(target, way)| {
             let (deadline, budget) = (self.deadline, Arc::clone(&self.http().budget));
+            let (outlet, reach) = match way {
+                Way::Sent(outlet, reach) => (outlet, reach),
+                Way::Unsent(why) => {
+                    let unsent = Unsent::new(&request.method, &target, request.body);
+                    let answer = self.handling.services.answer(unsent);
+                    let answer = answer.ok_or_else(|| Failure::told(ErrorCode::HttpRequestDenied, why))?;
+                    return Ok(Exchange::answered(answer, &budget));
+                }
+            };
             let number = self.http().calls;
             let mut headers = request.fields.map().clone();
             add_own(&mut headers, &request.method, &target, &self.handling.spec.group, &self.event, number);
             let Request { method, body, .. } = request;
             let waiter = thread::current();
             let ask = Ask { target, reach, method, headers, body, times, deadline, budget, waiter };
-            Exchange::start(&outlet, ask)
+            Ok(Exchange::start(&outlet, ask))
         });
         asked.map_err(|failure| self.http().failed(failure))
     }
 
-    fn may_ask(&mut self, request: &Request) -> Result<(Arc<Outlet>, Target, Reach), Failure> {
+    fn may_ask(&mut self, request: &Request) -> Result<(Target, Way), Failure> {
         let handling = Arc::clone(&self.handling);
         let (spec, http) = (&handling.spec, &handling.spec.grants.http);
-        if let Some(why) = &http.refused {
-            return Err(Failure::told(ErrorCode::HttpRequestDenied, why));
-        }
         if matches!(request.method, Method::CONNECT | Method::TRACE) {
             return Err(Failure::plain(ErrorCode::HttpRequestMethodInvalid));
         }
         let authority = request.authority.as_deref().unwrap_or_default();
         let path = request.path_and_query.as_deref().unwrap_or("/");
         let target = Target::parse(request.https.unwrap_or(true), authority, path)?;
-        let granted = http.permits(&target).zip(handling.outlet.as_ref());
-        let Some((reach, outlet)) = granted else {
+        let Some(reach) = http.permits(&target) else {
             let (shown, name, origin) = (target.shown(), &spec.name, target.origin());
             let text = format!(
                 "{shown} is not granted to handler {name:?}; to allow it: [handler.grants] http = [\"{origin}/*\"]"
@@ -75,7 +88,12 @@ impl State {
             return Err(Failure::limit(ErrorCode::ConnectionLimitReached, text));
         }
         self.http().calls += 1;
-        Ok((Arc::clone(outlet), target, reach))
+        let way = match (&http.refused, &handling.outlet) {
+            (Some(why), _) => Way::Unsent(why.clone()),
+            (None, Some(outlet)) => Way::Sent(Arc::clone(outlet), reach),
+            (None, None) => return Err(Failure::plain(ErrorCode::InternalError(None))),
+        };
+        Ok((target, way))
     }
 
     /// What is said of a call that failed, if a request may be why.

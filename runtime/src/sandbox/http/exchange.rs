@@ -21,12 +21,14 @@ use super::code::{ErrorCode, Failure};
 use super::fields::Fields;
 use super::grant::{Reach, Target};
 use super::outlet::{Link, Outlet};
+use super::unsent::Answer;
 use crate::sandbox::limits;
 
 /// The guest's side. The request is given up when the last of it is dropped.
 pub(in crate::sandbox) struct Exchange {
     shared: Arc<Shared>,
-    task: AbortHandle,
+    /// `None` if nothing is sent.
+    task: Option<AbortHandle>,
 }
 
 /// What of an answer is waited for.
@@ -115,7 +117,18 @@ impl Exchange {
         let shared = Arc::new(Shared { state: Mutex::default(), waiter: ask.waiter.clone() });
         let reporter = Reporter(Arc::clone(&shared));
         let task = outlet.runtime.spawn(run(Arc::clone(outlet), ask, reporter)).abort_handle();
-        Self { shared, task }
+        Self { shared, task: Some(task) }
+    }
+
+    /// One that is over: its answer did not come from a server. It counts as one that did.
+    pub(super) fn answered(answer: Answer, budget: &Budget) -> Self {
+        let mut state = State { answered: true, ..State::default() };
+        state.head = Some(Ok(Head { status: answer.status, fields: Fields::received(answer.headers) }));
+        state.end = Some(budget.take(answer.body.len()).map(|()| None));
+        if matches!(state.end, Some(Ok(_))) && !answer.body.is_empty() {
+            (state.held, state.chunks) = (answer.body.len(), VecDeque::from([answer.body]));
+        }
+        Self { shared: Arc::new(Shared { state: Mutex::new(state), waiter: std::thread::current() }), task: None }
     }
 
     /// Whether looking shows something.
@@ -184,13 +197,15 @@ impl Exchange {
 
     /// Gives it up: whoever still looks sees that it came to nothing.
     pub(in crate::sandbox) fn abort(&self) {
-        self.task.abort();
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
-        self.task.abort();
+        self.abort();
     }
 }
 

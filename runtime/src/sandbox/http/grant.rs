@@ -13,8 +13,10 @@ use crate::sandbox::{limits, text};
 pub struct Http {
     /// What it may ask for.
     pub urls: Vec<UrlGrant>,
-    /// Why it may ask for nothing all the same. A switch for whoever calls a handler without meaning it: a replay without
-    /// effects, a test, a module that only runs beside another one.
+    /// Why none of it is sent. The one switch for whoever calls a handler without meaning it: a replay without effects, a
+    /// test, a module that only runs beside another one. They may answer in the place of servers ([`Services::answer`]).
+    ///
+    /// [`Services::answer`]: crate::sandbox::Services::answer
     pub refused: Option<String>,
 }
 
