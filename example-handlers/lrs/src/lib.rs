@@ -35,11 +35,8 @@ fn handle(event: Event) -> Result<(), Failure> {
 
 /// Puts a document; returns the status of the answer.
 fn put(authority: &str, path: &str, authorization: &str, body: &[u8]) -> Result<u16, ErrorCode> {
-    let headers = [
-        ("content-type", "application/json"),
-        ("x-experience-api-version", "1.0.3"),
-        ("authorization", authorization),
-    ];
+    let headers =
+        [("content-type", "application/json"), ("x-experience-api-version", "1.0.3"), ("authorization", authorization)];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.as_bytes().to_vec()));
     let wrong = |what: &str| ErrorCode::InternalError(Some(what.to_owned()));
     let headers = Fields::from_list(&headers).map_err(|_| wrong("headers"))?;
