@@ -50,6 +50,12 @@ async fn shadowed(bench: &Bench, url: &str) {
     assert_eq!(counts, (&40.into(), &0.into(), &0.into(), &0.into()), "{now}");
     assert_eq!(read_all(&bus, "out").await.len(), 10, "what it publishes goes nowhere");
 
+    // By now the keys have more of them.
+    let list = |n| Draft::new("keys").header("do", format!("list k 9\nset k{n} 1")).header("then", "ok");
+    publish(&bus, "in", &(0..5).map(list).collect::<Vec<_>>()).await;
+    let now = compared(bench, 45).await;
+    assert_eq!((&now["compared"], &now["skipped"]), (&40.into(), &5.into()), "what has moved says nothing: {now}");
+
     // One that does nothing, and is content with everything.
     shadow(bench, "probe", &guest("noop"));
     publish(&bus, "in", &drafts()).await;
@@ -67,9 +73,10 @@ async fn shadowed(bench: &Bench, url: &str) {
     host.terminate();
     assert!(host.wait(BOUND).success());
     let tally = host.summary()["handlers"][0].clone();
-    assert_eq!((&tally["acked"], &tally["dead"], &tally["retried"]), (&90.into(), &30.into(), &0.into()), "{tally}");
+    assert_eq!((&tally["acked"], &tally["dead"], &tally["retried"]), (&95.into(), &30.into(), &0.into()), "{tally}");
     let record = bench.json(&["versions", "--json"], b"")["handlers"][0].clone();
     assert!(record["candidate"].is_null() && record["versions"].as_array().unwrap().len() == 1, "{record}");
+    assert_eq!(record["rejected"], serde_json::json!([]), "it was only looked at");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
