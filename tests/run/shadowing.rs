@@ -116,3 +116,27 @@ async fn what_is_too_much_for_a_shadow_is_left_out_and_delays_nothing() {
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(host.summary()["handlers"][0]["acked"], EVENTS);
 }
+
+/// Once it is ended it does no more of what waited for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shadow_that_is_ended_calls_nothing_more() {
+    const EVENTS: usize = 200;
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    let bus = open(&url).await;
+    let config = bench.config(&url, &[HandlerToml::new("h", "noop", "in")]);
+    let host = bench.run(&config, &[]);
+    let first = digest(&guest("noop"));
+    until(&bench, "it runs", |now| serve(now, 1, &first)).await;
+    shadow(&bench, "h", &guest("witness"));
+    said(&host, "in its shadow", 1).await;
+    // Rounds of a nanosecond or more: a tenth of a second, whatever the machine.
+    let draft = |n| Draft::new("e").numbered(n).header("work", 100_000_000_u64);
+    publish(&bus, "in", &(0..EVENTS as u128).map(draft).collect::<Vec<_>>()).await;
+    said(&host, "called attempt=1", 1).await;
+    assert!(bench.ok(&["rollback", "h"], b"").contains("no more"));
+    let called = || host.log().lines().filter(|line| line.contains("called attempt=1")).count();
+    let before = called();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!((1..EVENTS).contains(&before) && called() <= before + 1, "{before}, then {}", called());
+}

@@ -78,3 +78,17 @@ async fn what_the_host_fails_at_says_nothing_of_a_module_on_trial() {
     let (tally, _) = running.drain().await;
     assert_eq!((tally.acked, tally.retried, tally.dead), (4, 0, 0));
 }
+
+#[tokio::test]
+async fn what_fails_after_a_swap_names_the_module_that_it_failed_on() {
+    let bus = Scripted::new(&["spin"], [Read::Inherited(0, 0)]);
+    let running = Running::start(&bus, "max_attempts = 1\n[handler.limits]\ntime = \"1s\"");
+    let (old, other) = (running.first.clone(), another(&running.first.handler));
+    bus.until("its call is to start", |did| did.contains(&Did::Begun(0))).await;
+    sleep(A_WHILE).await;
+    assert!(running.serve.send(Change::Serve(other.clone())).is_ok());
+    bus.until("it is given up", |did| did.iter().any(|did| matches!(did, Did::Buried(..)))).await;
+    assert_eq!((old.calls.read(), other.calls.read()), ((1, 1), (0, 0)));
+    assert_eq!(bus.modules(), [old.handler.module().digest()]);
+    running.drain().await;
+}
