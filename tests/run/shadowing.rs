@@ -50,6 +50,12 @@ async fn shadowed(bench: &Bench, url: &str) {
     assert_eq!(counts, (&40.into(), &0.into(), &0.into(), &0.into()), "{now}");
     assert_eq!(read_all(&bus, "out").await.len(), 10, "what it publishes goes nowhere");
 
+    // By now the keys have more of them.
+    let list = |n| Draft::new("keys").header("do", format!("list k 9\nset k{n} 1")).header("then", "ok");
+    publish(&bus, "in", &(0..5).map(list).collect::<Vec<_>>()).await;
+    let now = compared(bench, 45).await;
+    assert_eq!((&now["compared"], &now["skipped"]), (&40.into(), &5.into()), "what has moved says nothing: {now}");
+
     // One that does nothing, and is content with everything.
     shadow(bench, "probe", &guest("noop"));
     publish(&bus, "in", &drafts()).await;
@@ -67,9 +73,10 @@ async fn shadowed(bench: &Bench, url: &str) {
     host.terminate();
     assert!(host.wait(BOUND).success());
     let tally = host.summary()["handlers"][0].clone();
-    assert_eq!((&tally["acked"], &tally["dead"], &tally["retried"]), (&90.into(), &30.into(), &0.into()), "{tally}");
+    assert_eq!((&tally["acked"], &tally["dead"], &tally["retried"]), (&95.into(), &30.into(), &0.into()), "{tally}");
     let record = bench.json(&["versions", "--json"], b"")["handlers"][0].clone();
     assert!(record["candidate"].is_null() && record["versions"].as_array().unwrap().len() == 1, "{record}");
+    assert_eq!(record["rejected"], serde_json::json!([]), "it was only looked at");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -108,4 +115,28 @@ async fn what_is_too_much_for_a_shadow_is_left_out_and_delays_nothing() {
     assert!(host.wait(BOUND).success());
     assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     assert_eq!(host.summary()["handlers"][0]["acked"], EVENTS);
+}
+
+/// Once it is ended it does no more of what waited for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shadow_that_is_ended_calls_nothing_more() {
+    const EVENTS: usize = 200;
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    let bus = open(&url).await;
+    let config = bench.config(&url, &[HandlerToml::new("h", "noop", "in")]);
+    let host = bench.run(&config, &[]);
+    let first = digest(&guest("noop"));
+    until(&bench, "it runs", |now| serve(now, 1, &first)).await;
+    shadow(&bench, "h", &guest("witness"));
+    said(&host, "in its shadow", 1).await;
+    // Rounds of a nanosecond or more: a tenth of a second, whatever the machine.
+    let draft = |n| Draft::new("e").numbered(n).header("work", 100_000_000_u64);
+    publish(&bus, "in", &(0..EVENTS as u128).map(draft).collect::<Vec<_>>()).await;
+    said(&host, "called attempt=1", 1).await;
+    assert!(bench.ok(&["rollback", "h"], b"").contains("no more"));
+    let called = || host.log().lines().filter(|line| line.contains("called attempt=1")).count();
+    let before = called();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!((1..EVENTS).contains(&before) && called() <= before + 1, "{before}, then {}", called());
 }

@@ -122,6 +122,12 @@ async fn a_module_that_is_as_good_is_served_after_its_trial() {
         assert_eq!(digests, [digest(&guest("probe")), digest(&trial.tried)], "{now}");
         assert_eq!(now["rejected"].as_array().unwrap().len(), 0, "{now}");
         let dead = all * rejected / 100;
+        if rejected == 0 {
+            assert_eq!(versions[1]["events"], 500, "those of the trial count: {now}");
+            let told = record(&bench, "the host has told", |now| now["versions"][0]["events"] != 0).await;
+            let events = told["versions"].as_array().unwrap().iter().map(|entry| entry["events"].as_u64().unwrap());
+            assert_eq!(events.sum::<u64>(), all as u64, "each once: {told}");
+        }
         assert_eq!((&tally["acked"], &tally["dead"]), (&(all - dead).into(), &dead.into()), "{tally}");
         eprintln!("canary 50%: as good, and served");
     }

@@ -106,6 +106,12 @@ impl Sub for Sample {
 /// it. Small is bad.
 #[must_use]
 pub fn chance(old: Sample, new: Sample) -> f64 {
+    // They come from the bus, where more may be written than can be.
+    let sound = |Sample { calls, failed }: Sample| {
+        let calls = calls.min(u64::from(u32::MAX));
+        Sample { calls, failed: failed.min(calls) }
+    };
+    let (old, new) = (sound(old), sound(new));
     let (failed, calls) = (old.failed + new.failed, old.calls + new.calls);
     let all = ln_choose(calls, new.calls);
     let of = |count: u64| (ln_choose(failed, count) + ln_choose(calls - failed, new.calls - count) - all).exp();
@@ -204,6 +210,56 @@ mod tests {
                 // One in a hundred may be.
                 assert!(wrong <= RUNS / 100, "{share} {rate}: {wrong} of {RUNS} given up");
             }
+        }
+    }
+
+    /// A trial on so many hosts, each of which looks for itself at what all have told and at its own.
+    fn on_hosts(seed: u64, hosts: usize, old_rate: f64, new_rate: f64) -> Judgement {
+        /// Events of a host between two times that it tells what it has seen.
+        const TELLS: u64 = 70;
+        let none = Sample::default();
+        let (mut dice, mut told) = (Dice(seed), (none, none));
+        let mut all = vec![(Judge::new(MOST, 0), none, none); hosts];
+        for event in 1.. {
+            for (judge, old, new) in &mut all {
+                let wanted = told.1.calls + new.calls < judge.wants() && dice.fails(0.5) == 1;
+                let (seen, rate) = if wanted { (&mut *new, new_rate) } else { (&mut *old, old_rate) };
+                *seen = *seen + Sample { calls: 1, failed: dice.fails(rate) };
+                if let Some(judgement) = judge.look(told.0 + *old, told.1 + *new) {
+                    return judgement;
+                }
+            }
+            if event % TELLS == 0 {
+                for (_, old, new) in &mut all {
+                    told = (told.0 + *old, told.1 + *new);
+                    (*old, *new) = (none, none);
+                }
+            }
+        }
+        unreachable!("a trial ends")
+    }
+
+    #[test]
+    fn hosts_that_look_each_for_itself_err_no_more_often() {
+        const RUNS: u64 = 1_000;
+        let worse = |hosts, old_rate, new_rate| {
+            (0..RUNS).filter(|seed| on_hosts(*seed, hosts, old_rate, new_rate) == Judgement::Worse).count() as u64
+        };
+        for hosts in [2, 4] {
+            for rate in [0.01, 0.05, 0.2, 0.5] {
+                let wrong = worse(hosts, rate, rate);
+                assert!(wrong <= RUNS / 100, "{hosts} {rate}: {wrong} of {RUNS} given up");
+            }
+            assert!(worse(hosts, 0.01, 0.2) >= RUNS - 2);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_no_reason_to_fall() {
+        let of = |calls, failed| Sample { calls, failed };
+        let many = of(u64::MAX, u64::MAX);
+        for (old, new) in [(many, of(0, 0)), (many, of(60, 200)), (of(50, 90), of(60, 200)), (of(0, 9), of(0, 9))] {
+            assert!((0.0..=1.0).contains(&chance(old, new)));
         }
     }
 

@@ -68,6 +68,13 @@ impl Consumer {
         let Finished { event, tag: mut ticket, ran } = finished;
         self.gate.calling -= 1;
         if self.came_back(&ticket, &ran) {
+            if let Ran::Called {
+                verdict: Verdict::Retry { code, reason, .. } | Verdict::Reject { code, reason, .. },
+                ..
+            } = &ran
+            {
+                self.tell_failed_on_trial(&event, &ticket, code, reason);
+            }
             return self.try_elsewhere(event, ticket);
         }
         match &ran {
@@ -97,7 +104,17 @@ impl Consumer {
         if self.draining {
             return self.not_called(ticket);
         }
+        // Others have it already.
+        if self.lost.contains(&ticket.delivery.id()) {
+            return self.given_back(ticket);
+        }
         self.submit(vec![Job { event, attempt: ticket.attempt, replayed: false, tag: ticket }]);
+    }
+
+    pub(super) fn tell_failed_on_trial(&self, event: &Event, ticket: &Ticket, code: &str, reason: &str) {
+        let (handler, id, position) = (&*self.tally.handler, &*event.metadata.id, &event.position);
+        let module = self.serving.digest(ticket.version);
+        tracing::warn!(handler, id, %position, module, code, reason, "failed on trial; the module that is served runs it");
     }
 
     /// What becomes of a delivery whose handler was called.

@@ -99,6 +99,7 @@ impl Consumer {
                     && self.refused(&ticket)
                     && let Some(event) = event
                 {
+                    self.tell_failed_on_trial(&event, &ticket, code::EFFECTS_REFUSED, &refusal);
                     self.try_elsewhere(event, ticket);
                     return None;
                 }

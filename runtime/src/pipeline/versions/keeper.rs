@@ -154,11 +154,11 @@ impl Keeper {
 
     /// Ends what runs beside, if anything does; else goes back to the module before.
     async fn roll_back(&mut self, by: &str) -> Result<Swapped, Refusal> {
+        self.tell_trial().await;
         let ledger = self.maker.bus.ledger(&self.name).await?.ok_or(Refusal::First)?;
         let (record, before) = (Record::parse(&ledger.text)?, self.digest().to_owned());
         let at = SystemTime::now();
         if let Some(candidate) = record.candidate {
-            self.tell_trial().await;
             self.write(None, |record| record.reject(&candidate, at)).await?;
             self.end_trial();
             return Ok(Swapped { digest: before, before: candidate.digest, passed: 0, beside: true });
@@ -213,6 +213,8 @@ impl Keeper {
         let Some(wanted) = record.wanted() else { return Ok(()) };
         self.first = None;
         let at = from_unix_millis(wanted.at_ms);
+        // Even if what is wanted instead cannot be served here.
+        self.end_trial_unless(&record);
         if wanted.digest == self.digest() {
             self.since = at;
         } else {

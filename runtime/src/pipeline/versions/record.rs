@@ -150,9 +150,12 @@ impl Record {
         true
     }
 
-    /// The candidate is not wanted.
+    /// The candidate is not wanted. What only ran in the shadow was never given up: nobody was served by it.
     pub(super) fn reject(&mut self, rejected: &Candidate, at: SystemTime) -> bool {
         let Some(candidate) = self.candidate.take_if(|candidate| candidate.is(rejected)) else { return false };
+        if candidate.way == Way::Shadow {
+            return true;
+        }
         let Sample { calls: events, failed: failures } = rejected.new;
         let (digest, by) = (candidate.digest, candidate.by);
         self.rejected.push(Entry { digest, at_ms: unix_millis(at), by, events, failures });
@@ -164,7 +167,10 @@ impl Record {
     /// The candidate is as good: it is wanted from now on.
     pub(super) fn promote(&mut self, promoted: &Candidate, at: SystemTime) -> bool {
         let Some(candidate) = self.candidate.take_if(|candidate| candidate.is(promoted)) else { return false };
-        self.push(&candidate.digest, at, &candidate.by)
+        self.push(&candidate.digest, at, &candidate.by);
+        // It has served the events of its trial.
+        let Sample { calls, failed } = promoted.new;
+        self.add(&candidate.digest, calls, failed)
     }
 
     /// Another module is wanted, and none beside it.
@@ -262,5 +268,41 @@ mod tests {
         let counts: Vec<_> = record.history.iter().map(|entry| (entry.events, entry.failures)).collect();
         assert_eq!(counts, [(0, 0), (0, 0), (7, 1)]);
         assert_eq!(Record::parse(&record.text()).unwrap(), record);
+    }
+
+    #[test]
+    fn what_came_of_a_trial_is_kept_with_its_module() {
+        let (mut record, now) = (of(&["a"]), SystemTime::now());
+        let sample = |calls, failed| Sample { calls, failed };
+        let mut candidate = Candidate::new("b", now, "me", Way::First(500));
+        let earlier = Candidate { at_ms: candidate.at_ms - 1, ..candidate.clone() };
+        record.begin(&candidate);
+        assert!(record.count(&candidate, sample(60, 2), sample(90, 1), &Compared::default()));
+        assert!(record.count(&candidate, sample(40, 1), sample(10, 0), &Compared::default()));
+        let counted = record.candidate.clone().unwrap();
+        assert_eq!((counted.new, counted.old), (sample(100, 3), sample(100, 1)));
+        let kept = record.clone();
+        for one in [&earlier, &Candidate { digest: "c".into(), ..candidate.clone() }] {
+            assert!(!record.count(one, sample(1, 1), sample(1, 1), &Compared::default()));
+            assert!(!record.promote(one, now) && !record.reject(one, now));
+        }
+        assert_eq!(record, kept, "it is another trial's");
+
+        candidate.new = sample(500, 4);
+        let mut given_up = kept.clone();
+        assert!(record.promote(&candidate, now) && given_up.reject(&candidate, now));
+        let counts = |entries: &[Entry]| -> Vec<_> {
+            entries.iter().map(|entry| (entry.digest.clone(), entry.events, entry.failures)).collect()
+        };
+        assert_eq!(counts(&record.history), [("a".into(), 0, 0), ("b".into(), 500, 4)]);
+        assert_eq!((counts(&record.rejected), &record.candidate), (vec![], &None));
+        assert_eq!(counts(&given_up.history), [("a".into(), 0, 0)]);
+        assert_eq!((counts(&given_up.rejected), &given_up.candidate), (vec![("b".into(), 500, 4)], &None));
+        assert_eq!(given_up.kept(), ["a"]);
+        assert_eq!(kept.kept(), ["b", "a"]);
+
+        let shadow = Candidate::new("c", now, "me", Way::Shadow);
+        record.begin(&shadow);
+        assert!(record.reject(&shadow, now) && record.rejected.is_empty(), "it was only looked at");
     }
 }

@@ -90,7 +90,8 @@ impl Shadow {
     /// What came of it since the last time this was asked.
     pub(super) fn take(&self) -> Compared {
         let mut taken = std::mem::take(&mut *locked(&self.counts));
-        taken.dropped = self.dropped.swap(0, Ordering::Relaxed);
+        // What could not be told before is there already.
+        taken.dropped += self.dropped.swap(0, Ordering::Relaxed);
         taken
     }
 
@@ -197,4 +198,28 @@ impl Services for Dimmed {
 
 fn locked<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_told_is_told_the_next_time() {
+        let (_shade, _events, dropped) = Shade::new();
+        let shadow = Shadow { counts: Arc::default(), dropped, over: Arc::default(), _running: JoinSet::new() };
+        let seen = |compared, example: &str| {
+            let (examples, more) = (vec![example.to_owned()], 2);
+            locked(&shadow.counts).add(&Compared { compared, differed: 1, skipped: 1, dropped: 0, examples });
+            shadow.dropped.fetch_add(more, Ordering::Relaxed);
+        };
+        seen(5, "first");
+        let taken = shadow.take();
+        assert_eq!((taken.compared, taken.dropped), (5, 2));
+        seen(7, "second");
+        shadow.put_back(&taken);
+        let examples = vec!["first".to_owned(), "second".to_owned()];
+        assert_eq!(shadow.take(), Compared { compared: 12, differed: 2, skipped: 2, dropped: 4, examples });
+        assert_eq!(shadow.take(), Compared::default());
+    }
 }

@@ -10,8 +10,7 @@ use std::time::SystemTime;
 use super::super::consumer::{Change, Version, Way};
 use super::record::{Candidate, Compared};
 use super::shadow::Shadow;
-use super::telling::Untold;
-use super::{Keeper, Refusal};
+use super::{Keeper, Record, Refusal};
 use crate::sandbox::Handler;
 use crate::settle::compare::{Judge, Judgement, MOST, Sample};
 
@@ -83,7 +82,6 @@ impl Keeper {
             Way::First(count) => (count, Sample::default()),
         };
         let (version, way) = (Version::new(handler), candidate.way);
-        self.untold.push(Untold::of(&version));
         let judge = Judge::new(most, candidate.new.calls);
         let course = Course::Judged { judge, granted: 0, decided: None };
         let mut trial = Trial { version, candidate, told: (Sample::default(), before), course };
@@ -108,6 +106,16 @@ impl Keeper {
     pub(super) fn end_trial(&mut self) {
         if self.trial.take().is_some() {
             drop(self.serve.send(Change::EndTrial));
+        }
+    }
+
+    /// Ends what runs beside if the ledger does not want it, neither beside nor in the place of the other.
+    pub(super) fn end_trial_unless(&mut self, record: &Record) {
+        let Some(trial) = &self.trial else { return };
+        let goes_on = record.candidate.as_ref().is_some_and(|candidate| candidate.is(&trial.candidate));
+        let is_wanted = record.wanted().is_some_and(|wanted| wanted.digest == trial.candidate.digest);
+        if !goes_on && !is_wanted {
+            self.end_trial();
         }
     }
 
