@@ -135,6 +135,12 @@ swap-soak: setup ## Swap a module a hundred times while a million events flow; p
 	cargo build --release --package sandbar
 	SANDBAR_BIN=$(target)/release/sandbar cargo test --package sandbar-tests --test all -- events_flow_while_modules_are_swapped_on_redis --nocapture
 
+.PHONY: canary-runs
+canary-runs: export CANARY_RUNS ?= 20
+canary-runs: setup ## Try modules that fail a fifth of their events, and such that are as good, twenty times each
+	cargo build --package sandbar
+	cargo test --package sandbar-tests --test all -- run::trying::a_module --nocapture --test-threads 1
+
 .PHONY: clean
 clean: ## Remove everything that was built
 	cargo clean

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sandbar::bus::{Durability, Start, Trim};
 use sandbar::config::{Config, ControlSocket, Environment, PayloadForm, Place};
 use sandbar::dispatch::Order;
-use sandbar::sandbox::{Limits, PublishGrant, Secret};
+use sandbar::sandbox::{Http, Limits, PublishGrant, Secret, UrlGrant};
 use sandbar::settle::BreakerSettings;
 
 fn root() -> PathBuf {
@@ -177,11 +177,18 @@ published_events = 10
 published_bytes = "11KiB"
 key_operations = 0
 key_bytes = "13KiB"
+http_calls = 21
+http_request_bytes = "22KiB"
+http_response_bytes = "23KiB"
+http_header_bytes = "24KiB"
+http_connections = 25
+http_connect = "26s"
 log_lines = 14
 log_bytes = "15KiB"
 reason_bytes = 160
 events_per_second = 17
 [handler.grants]
+http = ["https://lrs.example.org/*", { url = "http://lms:8000/api", private = true }]
 publish = ["xapi-statements", { topic = "alerts", types = ["org.example.*"] }]
 keys = true
 config = { base = "https://lms.example.org" }
@@ -235,6 +242,12 @@ payload = "raw"
         published_bytes: 11 << 10,
         key_operations: 0,
         key_bytes: 13 << 10,
+        http_calls: 21,
+        http_request_bytes: 22 << 10,
+        http_response_bytes: 23 << 10,
+        http_header_bytes: 24 << 10,
+        http_connections: 25,
+        http_connect: Duration::from_secs(26),
         log_lines: 14,
         log_bytes: 15 << 10,
         reason_bytes: 160,
@@ -244,6 +257,9 @@ payload = "raw"
     let plain = PublishGrant { topic: "xapi-statements".to_owned(), types: Vec::new() };
     let typed = PublishGrant { topic: "alerts".to_owned(), types: vec!["org.example.*".to_owned()] };
     assert_eq!(grants.publish, [plain, typed]);
+    let url = |text, private| UrlGrant::parse(text, private).unwrap();
+    let urls = vec![url("https://lrs.example.org/*", false), url("http://lms:8000/api", true)];
+    assert_eq!(grants.http, Http { urls, refused: None });
     assert!(grants.keys);
     assert_eq!(grants.config.as_ref().unwrap()["base"], "https://lms.example.org");
     let line = |wanted: &str| Place::Line(text.lines().position(|line| line.starts_with(wanted)).unwrap() + 1);

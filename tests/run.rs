@@ -24,14 +24,17 @@ mod pacing;
 mod reaching;
 mod refusing;
 mod reloading;
+mod requests;
 mod resting;
 mod retrying;
 mod secrets;
 mod serving;
+mod shadowing;
 mod steering;
 mod swap_soak;
 mod swapping;
 mod trusting;
+mod trying;
 
 fn embedded(bench: &Bench) -> String {
     format!("sqlite:{}", bench.path("bus.db").display())

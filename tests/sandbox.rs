@@ -6,6 +6,7 @@ pub(crate) mod component;
 mod contract;
 mod effects;
 mod hosts_world;
+mod http;
 mod inspect;
 mod loading;
 mod reuse;

@@ -11,6 +11,7 @@ pub(crate) mod redis;
 pub(crate) mod sentinel;
 pub(crate) mod shim;
 pub(crate) mod vectors;
+pub(crate) mod web;
 
 /// No wait in a test is longer. Far above what anything takes on a busy machine, so it only ends what hangs.
 pub(crate) const BOUND: Duration = Duration::from_secs(60);

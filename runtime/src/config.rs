@@ -18,6 +18,7 @@ use crate::wire;
 mod environment;
 mod grants;
 mod handler;
+mod http;
 mod keys;
 mod outage;
 mod problem;
@@ -87,6 +88,8 @@ pub struct Host {
     pub control: ControlSocket,
     /// Where compiled modules are kept for later starts, if anywhere.
     pub code_cache: Option<PathBuf>,
+    /// Authorities that handlers' requests trust, beside the system's: a file of certificates in PEM.
+    pub http_ca_file: Option<PathBuf>,
     /// How far compiling a module may go, in a process of its own.
     pub compile: sandbox::CompileLimits,
     /// Where modules are compiled. No file says it: programs that have a second process to compile in put it here.
@@ -303,6 +306,10 @@ fn host(section: &mut Section<'_>, directory: &Path, environment: &Environment) 
         trusted_keys: trust::keys(section, directory),
         control: control(section, directory),
         code_cache: code_cache(section, directory, environment),
+        http_ca_file: section
+            .string("http_ca_file")
+            .filter(|found| !found.value.is_empty())
+            .map(|found| directory.join(found.value)),
         compile: compile(section),
         compiling: sandbox::Compiling::default(),
         hardening: section.word("hardening", &[("on", true), ("off", false)], true),

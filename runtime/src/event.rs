@@ -199,6 +199,8 @@ pub struct KeyRead {
     pub key: Option<String>,
     /// The version it saw: 0 for a key that was absent. For a list, the version of the space.
     pub version: u64,
+    /// The value it saw, for whoever wants to run the call again beside this one. A bus goes by the version.
+    pub value: Option<Bytes>,
 }
 
 /// A key's value and the version of its last write.

@@ -6,6 +6,7 @@
 //! - `inspect`: what a component is, without compiling it.
 //! - `call`: one event through one instance, a fresh one unless `reuse` has kept one.
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
+//! - `http`: requests that a guest may send, on threads of their own.
 //! - `trust`: which bytes may be loaded at all, by digest or by `signature`.
 //! - `secrets`: values a guest may read and nobody may see.
 //! - `workers`: the threads on which calls run; `monitor`: stops those that take too long; `overruns`: what becomes of
@@ -20,6 +21,7 @@ mod contract_v0_1;
 mod engine;
 mod grants;
 mod host;
+mod http;
 mod inspect;
 pub mod limits;
 mod modules;
@@ -47,6 +49,7 @@ pub use compile::{COMMAND as COMPILER_COMMAND, serve as serve_compiler};
 pub use compile::{CompileLimits, Compiler, Compiling, confine_as_compiler};
 pub use engine::{Error, Sandbox, Secret, Settings};
 pub use grants::{Capability, MissingGrant, missing_grants};
+pub use http::{Answer, BadRoots, BadUrl, Http, Unsent, UrlGrant, check_roots};
 pub use inspect::{Acceptance, Inspection, Producer, Signatures, inspect};
 pub use modules::{Handler, LoadError, Module};
 pub use secrets::Secrets;
@@ -94,6 +97,18 @@ pub struct Limits {
     pub key_operations: usize,
     /// Bytes of all key writes.
     pub key_bytes: usize,
+    /// Requests a call may send.
+    pub http_calls: usize,
+    /// Bytes of the bodies of all of them.
+    pub http_request_bytes: usize,
+    /// Bytes of the bodies of all answers.
+    pub http_response_bytes: usize,
+    /// Bytes of the headers of one request, and of one answer.
+    pub http_header_bytes: usize,
+    /// Connections that all calls of the handler on this host may have at once.
+    pub http_connections: usize,
+    /// How long connecting may take, with finding the address and agreeing on TLS.
+    pub http_connect: Duration,
     /// Log lines, standard output and error included.
     pub log_lines: u32,
     /// Bytes of all log lines.
@@ -115,6 +130,8 @@ pub struct Grants {
     pub config: Option<BTreeMap<String, String>>,
     /// Secrets it may read.
     pub secrets: Secrets,
+    /// URLs it may send requests to.
+    pub http: Http,
     /// Whether clocks show the host's time, and sleeps last. Without, time is the event's and moves by sleeping.
     pub clock: bool,
     /// Whether random numbers are the system's. Without, they are derived from the delivery.
@@ -144,6 +161,11 @@ pub trait Services: Send + Sync {
 
     /// Lists keys, waiting until `deadline` at most. The error is for the guest to read.
     fn list_keys(&self, space: &str, prefix: &str, limit: usize, deadline: Instant) -> Result<KeyList, Unread>;
+
+    /// Answers a request that is not sent ([`Http::refused`]), in the place of its server. `None`: it is refused.
+    fn answer(&self, _unsent: Unsent) -> Option<Answer> {
+        None
+    }
 }
 
 /// Why keys could not be read.

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use crate::event::{Cause, Effects, RetryEntry, Settlement, Verdict, code};
 
 mod breaker;
+pub mod compare;
 
 pub use breaker::{Admission, Breaker, EventKey, Settings as BreakerSettings};
 

@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::support::host::{Bench, guest, workspace};
+use crate::support::web::Web;
 
 fn fixtures(of: &str) -> String {
     workspace().join("example-handlers").join(of).join("fixtures").display().to_string()
@@ -31,6 +32,8 @@ fn the_fixtures_of_the_example_handlers_pass() {
     let mirror =
         bench.json(&["test", &path("catalog-mirror"), "--fixtures", &fixtures("catalog-mirror"), "--json"], b"");
     assert_eq!((&mirror["fixture"], &mirror["outcome"]), (&json!("hidden"), &json!("passed")), "{mirror}");
+    let text = bench.ok(&["test", &path("lrs"), "--fixtures", &fixtures("lrs")], b"");
+    assert_eq!(text, "passed   refused\npassed   stored\n2 passed, 0 failed, 0 skipped\n");
 }
 
 #[test]
@@ -95,4 +98,80 @@ fn what_is_no_fixture_is_wrong_use() {
     told("a slip", "fixture one cannot be used");
     let ran = bench.call(&["test", "xapi.wasm", "--handler", "nobody"], b"");
     assert_eq!(ran.code, 2, "{}", ran.stderr);
+}
+
+/// A module that sends requests is answered by its fixture; none is sent, whatever is granted.
+#[test]
+fn a_fixture_answers_requests_in_the_place_of_servers() {
+    let web = Web::start();
+    let url = web.url("/xapi/statements?limit=1");
+    let grant = format!("[handler.grants]\nhttp = [\"{}\"]\n", web.url("/*"));
+    let bench = Bench::with(&format!(
+        "[bus]\nurl = \"sqlite:events.db\"\n[[handler]]\nname = \"f\"\nmodule = \"f.wasm\"\ntopics = [\"in\"]\n{grant}"
+    ));
+    fs::create_dir(bench.path("fetch")).unwrap();
+    let answered = json!({"method": "post", "url": url, "sent": "it", "status": 201,
+        "headers": {"x-id": "7"}, "body": {"json": {"id": 7}}});
+    let fixture = |http: Value, lines: &str, reason: &str| {
+        let headers = json!({"do": lines, "body": "it", "show": "x-id"});
+        let event = json!({"topic": "in", "type": "fetch", "time": "2026-01-01T00:00:00Z",
+            "content_type": "application/json", "data": {}, "headers": headers});
+        let expect = json!({"verdict": "reject", "code": "said", "reason": reason});
+        let text = json!({"event": event, "http": http, "expect": expect}).to_string();
+        fs::write(bench.path("fetch/asks.event.json"), text).unwrap();
+    };
+    let post = format!("POST {url}");
+    let test = |as_handler: &[&str]| {
+        let folder = bench.path("fetch").display().to_string();
+        bench.call(&[&["test", &path("fetch"), "--fixtures", &folder], as_handler].concat(), b"")
+    };
+    let passes = |as_handler: &[&str]| {
+        let ran = test(as_handler);
+        assert_eq!(ran.code, 0, "{as_handler:?}: {}{}", ran.text(), ran.stderr);
+    };
+    let fails = |told: &str| {
+        for as_handler in [&[][..], &["--handler", "f"]] {
+            let ran = test(as_handler);
+            assert_eq!(ran.code, 6, "{told}: {}{}", ran.text(), ran.stderr);
+            assert!(ran.text().contains(told), "{told}: {}", ran.text());
+        }
+    };
+    fixture(json!([answered]), &post, "201 8 {\"id\":7} x-id: 7");
+    passes(&[]);
+    passes(&["--handler", "f"]);
+    // Twice, and each has an answer of its own.
+    let mut second = answered.clone();
+    second["status"] = json!(409);
+    fixture(json!([answered, second]), &format!("{post}\n{post}"), "409 8");
+    passes(&[]);
+    // What has no answer is refused.
+    let ran = |http: Value, lines: &str| {
+        fixture(http, lines, "201 8");
+        test(&["--handler", "f"])
+    };
+    let refused = ran(json!([answered]), &format!("{post}\n{post}"));
+    assert_eq!(refused.code, 0, "{}", refused.text());
+    fixture(
+        json!([answered]),
+        &format!("{post}\n{post}"),
+        "failed ErrorCode::HttpRequestDenied; HTTP: a test sends no requests",
+    );
+    passes(&[]);
+    fixture(json!([]), &post, "HTTP: a test sends no requests, and `http` of the fixture has no answer");
+    passes(&["--handler", "f"]);
+    // What was not sent, or not so.
+    fixture(json!([answered, answered]), &post, "201");
+    fails(&format!("http[1], POST {url}: it is not sent"));
+    second["sent"] = json!("that");
+    fixture(json!([second]), &post, "409");
+    fails(&format!("http[0], POST {url}: its body is \"it\", expected is \"that\""));
+    second["status"] = json!(99);
+    fixture(json!([second]), &post, "409");
+    fails("`http[0]` of the fixture: the status 99");
+    // An answer to what was not granted opens nothing.
+    let elsewhere = json!([{"method": "POST", "url": "https://elsewhere.example/"}]);
+    fixture(elsewhere, "POST https://elsewhere.example/", "200");
+    passes(&[]);
+    assert!(test(&["--handler", "f"]).text().contains("https://elsewhere.example/ is not granted"));
+    assert_eq!(web.connections(), 0, "nothing is sent");
 }

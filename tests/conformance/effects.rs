@@ -23,7 +23,7 @@ fn delete(key: &str) -> KeyWrite {
 }
 
 fn saw(key: &str, version: u64) -> KeyRead {
-    KeyRead { key: Some(key.into()), version }
+    KeyRead { key: Some(key.into()), version, value: None }
 }
 
 fn keys(reads: Vec<KeyRead>, writes: Vec<KeyWrite>) -> Settlement {
@@ -57,7 +57,7 @@ async fn conflicts(bus: &Arc<dyn Bus>, subscription: &Arc<dyn Subscription>, rea
     assert_eq!(bus.list_keys(SPACE, "", 100).await.unwrap(), before, "a conflict wrote a key");
     let out = bus.subscribe(&group("reader", &["out"], LONG_LEASE)).await.unwrap();
     take_nothing(&out, QUIET).await;
-    let list = KeyRead { key: None, version: before.version };
+    let list = KeyRead { key: None, version: before.version, value: None };
     commit(subscription, delivery, keys(vec![list], vec![set("mine", "2")])).await;
     assert_eq!(read(bus, "mine").await.0.as_deref(), Some("2"));
     consume(&out, 1).await;
@@ -73,7 +73,10 @@ pub(crate) async fn they_commit_with_the_ack(fixture: &dyn Fixture) {
         publish: vec![numbered("left", 1), numbered("right", 2), numbered("left", 3)],
         key_space: SPACE.into(),
         writes: vec![set("k", "v"), set("empty", "")],
-        reads: vec![saw("k", 0), KeyRead { key: None, version: bus.list_keys(SPACE, "", 1).await.unwrap().version }],
+        reads: vec![
+            saw("k", 0),
+            KeyRead { key: None, version: bus.list_keys(SPACE, "", 1).await.unwrap().version, value: None },
+        ],
         ..Effects::default()
     };
     commit(&subscription, take_one(&subscription).await, Settlement::Ack(effects)).await;
@@ -124,7 +127,7 @@ pub(crate) async fn a_new_key_is_a_conflict_for_a_list(fixture: &dyn Fixture) {
     let subscription = join(&bus, LONG_LEASE).await;
     write(&bus, &subscription, vec![set("a", "1")]).await;
     let version = bus.list_keys(SPACE, "a", 10).await.unwrap().version;
-    conflicts(&bus, &subscription, vec![KeyRead { key: None, version }], set("ab", "phantom")).await;
+    conflicts(&bus, &subscription, vec![KeyRead { key: None, version, value: None }], set("ab", "phantom")).await;
 }
 
 pub(crate) async fn a_recreated_key_is_a_conflict(fixture: &dyn Fixture) {

@@ -100,7 +100,7 @@ pub(crate) async fn effects_without_a_delivery_commit_whole_or_not_at_all(fixtur
         publish: vec![numbered("out", 1), numbered("more", 2)],
         key_space: "space".into(),
         writes: writes(value),
-        reads: vec![KeyRead { key: Some("k".into()), version }],
+        reads: vec![KeyRead { key: Some("k".into()), version, value: None }],
         ..Effects::default()
     };
     assert_eq!(bus.apply(&effects(0, "a")).await.unwrap(), Applied::Committed);

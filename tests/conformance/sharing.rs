@@ -97,7 +97,7 @@ pub(crate) async fn a_mixed_batch_answers_in_order(fixture: &dyn Fixture) {
     let held = take(&subscription, 6).await;
     let stale = Effects {
         key_space: "space".into(),
-        reads: vec![KeyRead { key: Some("k".into()), version: 77 }],
+        reads: vec![KeyRead { key: Some("k".into()), version: 77, value: None }],
         publish: vec![super::numbered("out", 1)],
         ..Effects::default()
     };

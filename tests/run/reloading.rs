@@ -4,7 +4,9 @@ use std::fs;
 
 use serde_json::Value;
 
+use super::swapping::{digest, variant_of};
 use super::*;
+use crate::support::host::guest;
 
 /// What each handler does, by its name.
 fn status(bench: &Bench) -> BTreeMap<String, Value> {
@@ -95,4 +97,32 @@ async fn handlers_are_added_changed_and_removed_and_the_others_go_on() {
     let summary = host.summary();
     let names: Vec<_> = summary["handlers"].as_array().unwrap().iter().map(|tally| &tally["handler"]).collect();
     assert_eq!(names, ["added", "stays", "changes", "goes"], "{summary}");
+}
+
+/// A module that the configuration names anew is wanted from then on, whatever was swapped in before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_module_that_is_named_anew_takes_the_place_of_one_that_was_swapped_in() {
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    let (swapped, anew) = (variant_of(&bench, "probe", 1), variant_of(&bench, "probe", 2));
+    let config = bench.config(&url, &[HandlerToml::new("h", "probe", "in")]);
+    let host = bench.run(&config, &[]);
+    until(&bench, "it runs", |now| now.values().all(runs)).await;
+    bench.ok(&["swap", "h", swapped.to_str().unwrap()], b"");
+    let serves =
+        |now: &BTreeMap<String, Value>, module: &str| runs(&now["h"]) && now["h"]["hosts"][0]["module"] == module;
+    let digests = (digest(&swapped), digest(&anew));
+    until(&bench, "it is swapped in", |now| serves(now, &digests.0)).await;
+    let text = fs::read_to_string(&config).unwrap();
+    let changed = text.replace(guest("probe").to_str().unwrap(), anew.to_str().unwrap());
+    assert_ne!(text, changed);
+    fs::write(&config, changed).unwrap();
+    host.signal("-HUP");
+    until(&bench, "the one that is named is served", |now| serves(now, &digests.1)).await;
+    // And stays so: it is what the bus says.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    until(&bench, "it stays", |now| serves(now, &digests.1)).await;
+    let history = bench.json(&["versions", "--json"], b"")["handlers"][0]["versions"].clone();
+    assert_eq!(history[2]["digest"], *digests.1, "{history}");
+    drop(host);
 }

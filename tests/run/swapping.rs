@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use sandbar::bus::{LedgerEntry, LedgerName};
 use serde_json::Value;
 use tokio::task::JoinSet;
 
@@ -193,6 +194,27 @@ async fn a_pin_keeps_a_host_from_following() {
     })
     .await;
     drop(again);
+}
+
+/// What lies on the bus under the name of a module and is another one is not run, whoever put it there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_kept_on_the_bus_is_served_only_if_it_is_what_its_name_says() {
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    let bus = open(&url).await;
+    let config = bench.config(&url, &[probe()]);
+    let first = digest(&guest("probe"));
+    let host = bench.run(&config, &[]);
+    until(&bench, "it runs", |now| serve(now, 1, &first)).await;
+    let (named, other) = (digest(&variant(&bench, 1)), fs::read(variant(&bench, 2)).unwrap());
+    let text = serde_json::json!({ "history": [{ "digest": named, "at_ms": 1, "by": "somebody" }] }).to_string();
+    let entry = LedgerEntry { text, add: vec![(named.clone(), other.into())], keep: vec![named] };
+    let name = LedgerName { topic: "in".into(), group: "probe".into() };
+    assert!(bus.write_ledger(&name, 0, &entry).await.unwrap().is_some());
+    let now = until(&bench, "it says so", |now| !now["hosts"][0]["module_trouble"].is_null()).await;
+    let trouble = now["hosts"][0]["module_trouble"].as_str().unwrap();
+    assert!(trouble.contains("something else") && serve(&now, 1, &first), "{now}");
+    drop(host);
 }
 
 /// A file that changes is swapped in; one that cannot be served is not, and that is said.

@@ -104,8 +104,12 @@ fn a_call_reads_its_own_writes() {
     assert_eq!(effects.key_space, "probe");
     let write = |key: &str, value: Option<&'static str>| KeyWrite { key: key.into(), value: value.map(Into::into) };
     assert_eq!(effects.writes, [write("a", Some("new")), write("a", None), write("b", Some("1"))]);
-    let read = |key: &str, version| KeyRead { key: Some(key.into()), version };
-    assert_eq!(effects.reads, [read("a", 7), read("b", 0)]);
+    let read = |key: &str, version, value: Option<&'static str>| KeyRead {
+        key: Some(key.into()),
+        version,
+        value: value.map(Into::into),
+    };
+    assert_eq!(effects.reads, [read("a", 7, Some("old")), read("b", 0, None)]);
 }
 
 #[test]
@@ -129,7 +133,7 @@ fn lists_have_the_call_s_own_writes_in_them() {
     let lists: Vec<_> = seen.split("Ok(").skip(5).collect();
     assert_eq!(lists, [r#"["p/0", "p/2", "p/25", "p/3"]) "#, r#"["p/0", "p/2", "p/25"]) "#, "[]) ", r#"["q"])"#]);
     let effects = call(&handler, &keys(script, "ok")).1;
-    assert_eq!(effects.reads, [KeyRead { key: None, version: 5 }]);
+    assert_eq!(effects.reads, [KeyRead { key: None, version: 5, value: None }]);
     // What the call deleted does not use the limit up.
     assert_eq!(said(&handler, &keys("delete p/1\nlist p/ 1", "")), r#"Ok(()) Ok(["p/2"])"#);
 }

@@ -34,7 +34,7 @@ fn what_is_refused_here_is_refused_when_it_is_loaded() {
         wat::parse_str("(module)").unwrap(),
         wat::parse_str("(component)").unwrap(),
         import("acme:thing/door@1.0.0"),
-        import("wasi:http/outgoing-handler@0.2.3"),
+        import("wasi:keyvalue/store@0.2.0"),
         import("sandbar:handler/outbox@0.2.0"),
         component(r#"(import "door" (func))"#, HANDLE),
         component("", r#"(func (export "handle") (param i32) (result i32) (i64.const 8))"#),

@@ -55,7 +55,7 @@ fn what_is_no_component_is_named() {
 fn unknown_imports_are_refused_by_name() {
     for (name, hint) in [
         ("acme:thing/door@1.0.0", "sandbar:handler/{log,outbox,keys,config,secrets}@0.1.0"),
-        ("wasi:http/outgoing-handler@0.2.3", "outbox"),
+        ("wasi:http/outgoing-handler@0.1.0", "version 0.2 is served"),
         ("wasi:keyvalue/store@0.2.0", "sandbar:handler/keys@0.1.0"),
         ("sandbar:handler/outbox@0.2.0", "0.1.0"),
         ("sandbar:handler/teleport@0.1.0", "0.1.0"),

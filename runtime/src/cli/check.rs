@@ -45,6 +45,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
         findings.check_schemas(config);
         findings.check_modules(config)?;
         findings.check_secrets(config, args.offline);
+        findings.check_roots(config);
         if config.handlers.is_empty() && findings.errors.is_empty() {
             findings.warnings.push(config.problem(&Place::File, "no handler is enabled: `run` has nothing to do"));
         }
@@ -97,7 +98,15 @@ impl Findings {
         // Nothing is called, so one place in the pool is enough.
         let (secret, code_cache) = (config.host.secret.clone(), config.host.code_cache.clone());
         let compiling = compiler(config)?;
-        let settings = sandbox::Settings { threads: 1, max_memory, secret, reuse: false, code_cache, compiling };
+        let settings = sandbox::Settings {
+            threads: 1,
+            max_memory,
+            secret,
+            reuse: false,
+            code_cache,
+            compiling,
+            http_ca_file: None,
+        };
         let sandbox = match Sandbox::new(&settings) {
             Ok(sandbox) => sandbox,
             Err(error) => {
@@ -154,6 +163,15 @@ impl Findings {
                     self.errors.extend(missing.into_iter().map(|problem| (Exit::Refused, problem)));
                 }
             }
+        }
+    }
+
+    /// Nothing is asked of any server.
+    fn check_roots(&mut self, config: &Config) {
+        let Some(path) = &config.host.http_ca_file else { return };
+        if let Err(error) = sandbox::check_roots(path) {
+            let message = format!("`http_ca_file` in [host], {}: {:#}", path.display(), anyhow::Error::new(error));
+            self.errors.push((Exit::Usage, config.problem(&Place::File, message)));
         }
     }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use sandbar::bus;
-use sandbar::config::{Config, ControlSocket};
+use sandbar::config::{Config, ControlSocket, HandlerConfig};
 use sandbar::sandbox::confine::{self, Access, Call, Masked};
 
 use super::{Exit, Failure, socket};
@@ -104,7 +104,8 @@ fn files(config: &Config, bus: &bus::Surroundings) -> Vec<(PathBuf, Access)> {
     read.extend(config.schemas.dirs.iter().cloned());
     read.extend(config.secrets.files().flat_map(around));
     read.extend(bus.read.iter().flat_map(|path| around(path)));
-    if bus.network {
+    read.extend(config.host.http_ca_file.iter().flat_map(|path| around(path)));
+    if finds_servers(config) {
         read.extend(NAMES.iter().map(PathBuf::from));
         read.extend(LINKED.iter().flat_map(|path| around(Path::new(path))));
         let named = CERTIFICATES.into_iter().filter_map(std::env::var_os);
@@ -135,6 +136,28 @@ fn files(config: &Config, bus: &bus::Surroundings) -> Vec<(PathBuf, Access)> {
     write.retain(|path| path.canonicalize().is_ok_and(|found| found != Path::new("/")));
     let read = read.into_iter().map(|path| (path, Access::Read));
     read.chain(write.into_iter().map(|path| (path, Access::Write))).collect()
+}
+
+/// Whether it looks names up and certificates: for its bus, or for handlers that send requests. Those that are disabled
+/// count, as a reload may enable them.
+fn finds_servers(config: &Config) -> bool {
+    bus::surroundings(&config.bus).network || config.all_handlers().any(sends)
+}
+
+fn sends(handler: &HandlerConfig) -> bool {
+    !handler.spec.grants.http.urls.is_empty()
+}
+
+/// Why a host that was confined for `before` cannot serve `now`, if it cannot: what was given up does not come back.
+pub(super) fn misses(before: &Config, now: &Config) -> Option<String> {
+    if !before.host.hardening || finds_servers(before) {
+        return None;
+    }
+    let handler = &now.handlers.iter().find(|handler| sends(handler))?.name;
+    Some(format!(
+        "handler {handler:?} has the grant `http`, and this host was confined when no handler had it, so that it cannot \
+         read what servers are found and trusted by: that takes a restart"
+    ))
 }
 
 /// The directories in which a file lies, where its name leads and where that leads by links. Nobody is given the root: of

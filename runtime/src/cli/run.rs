@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use sandbar::config::{Config, ControlSocket, Environment, Problems};
 use sandbar::pipeline::{self, Control, Quiet, Reloaded, Stopped, Summary, Until};
-use sandbar::sandbox::Compiling;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -79,10 +78,10 @@ pub(super) async fn run(Ready { args, config }: Ready) -> Result<Exit, Failure> 
     // In a terminal a hang-up means that its user has gone.
     if !std::io::stdin().is_terminal() {
         let (mut hangup, control, args) = (signal(SignalKind::hangup())?, Arc::clone(&control), args.clone());
-        let (environment, compiling) = (Environment::of_process(), config.host.compiling.clone());
+        let (environment, begun) = (Environment::of_process(), config.clone());
         serving.spawn(async move {
             while hangup.recv().await.is_some() {
-                reload(&control, &args, &environment, &compiling).await;
+                reload(&control, &args, &environment, &begun).await;
             }
         });
     }
@@ -121,8 +120,9 @@ pub(super) async fn run(Ready { args, config }: Ready) -> Result<Exit, Failure> 
     })
 }
 
-/// Takes the configuration over as it stands now. Whatever is wrong is said, and changes nothing.
-async fn reload(control: &Control, args: &Args, environment: &Environment, compiling: &Compiling) {
+/// Takes the configuration over as it stands now. Whatever is wrong is said, and changes nothing. `begun`: what the
+/// process was confined for.
+async fn reload(control: &Control, args: &Args, environment: &Environment, begun: &Config) {
     let path = args.config.path();
     let mut config = match Config::load(path, environment) {
         Ok(config) => config,
@@ -137,7 +137,11 @@ async fn reload(control: &Control, args: &Args, environment: &Environment, compi
         handler.group.join_foreign = args.join_foreign;
     }
     // There is no other: a confined process starts none.
-    config.host.compiling = compiling.clone();
+    config.host.compiling = begun.host.compiling.clone();
+    if let Some(error) = harden::misses(begun, &config) {
+        tracing::error!(error, "the configuration is not taken over");
+        return;
+    }
     match control.reload(config).await {
         Ok(Reloaded { added, changed, removed }) => {
             tracing::info!(?added, ?changed, ?removed, "the configuration is taken over");

@@ -7,6 +7,8 @@ use std::{env, fs};
 use anyhow::{Context as _, anyhow};
 use sandbar::config::{Config, ControlSocket};
 use sandbar::pipeline::selftest::{Fixture, folder_of, texts};
+use sandbar::pipeline::versions::Way;
+use sandbar::settle::compare::LEAST;
 use serde_json::{Value, json};
 
 use super::status::DIGEST_CHARS;
@@ -23,6 +25,12 @@ pub(super) struct Swap {
     /// The folder of its fixtures, *.event.json; else the one beside the component with its name, if there is one
     #[arg(long, value_name = "DIR")]
     fixtures: Option<PathBuf>,
+    /// Try it first: on so many of a hundred new events (5%), or on the next so many (500; at least 50)
+    #[arg(long, value_name = "EVENTS", value_parser = way)]
+    canary: Option<Way>,
+    /// Let it do again what is handled, drop its effects, and count where it does otherwise
+    #[arg(long, conflicts_with = "canary")]
+    shadow: bool,
 }
 
 #[derive(Debug, clap::Args)]
@@ -40,8 +48,10 @@ pub(super) async fn swap(args: Swap) -> Result<Exit, Failure> {
     let fixtures = fixtures(&args)?;
     let count = fixtures.len();
     let fixtures = if fixtures.is_empty() { Vec::new() } else { json!(fixtures).to_string().into_bytes() };
+    let beside = args.canary.or_else(|| args.shadow.then_some(Way::Shadow));
     let command = json!({
         "do": "swap", "handler": args.handler, "by": who(), "module": wasm.len(), "fixtures": fixtures.len(),
+        "beside": beside,
     });
     let answer = ask(&config, &command, &[&wasm, &fixtures]).await?;
     let (now, before) = (short(&answer["module"]), short(&answer["before"]));
@@ -54,6 +64,11 @@ pub(super) async fn swap(args: Swap) -> Result<Exit, Failure> {
         _ => format!("{} of {count} fixtures passed, the others are of no type that it gets", answer["passed"]),
     };
     let tested = if answer["passed"] == count && count > 0 { format!("{count} fixtures passed") } else { tested };
+    if let Some(way) = beside {
+        let does = if way == Way::Shadow { "runs it in the shadow of" } else { "tries it beside" };
+        out::line(&format!("{} {does} {before}: {now}; {tested}; its group's other hosts follow", args.handler))?;
+        return Ok(Exit::Clean);
+    }
     out::line(&format!("{} serves {now}, before {before}; {tested}; its group's other hosts follow", args.handler))?;
     Ok(Exit::Clean)
 }
@@ -63,6 +78,10 @@ pub(super) async fn roll_back(args: Rollback) -> Result<Exit, Failure> {
     let command = json!({ "do": "rollback", "handler": args.handler, "by": who() });
     let answer = ask(&config, &command, &[]).await?;
     let (now, before) = (short(&answer["module"]), short(&answer["before"]));
+    if answer["beside"] == Value::Bool(true) {
+        out::line(&format!("{} runs {before} no more beside {now}; its group's other hosts follow", args.handler))?;
+        return Ok(Exit::Clean);
+    }
     out::line(&format!("{} serves {now} again, before {before}; its group's other hosts follow", args.handler))?;
     Ok(Exit::Clean)
 }
@@ -113,6 +132,15 @@ async fn ask(config: &Config, command: &Value, body: &[&[u8]]) -> Result<Value, 
     }
     let path = config.path.display();
     Err(Failure::unexpected(anyhow!("no host of {path} that this user started runs on this machine")))
+}
+
+fn way(text: &str) -> Result<Way, String> {
+    let percent = |text: &str| text.parse().ok().filter(|percent| *percent > 0.0 && *percent <= 100.0);
+    let takes = || format!("takes a percentage, such as 5%, or a number of events, {LEAST} or more");
+    match text.strip_suffix('%') {
+        Some(text) => percent(text.trim()).map(Way::Percent).ok_or_else(takes),
+        None => text.parse().ok().filter(|count| *count >= LEAST).map(Way::First).ok_or_else(takes),
+    }
 }
 
 /// For the history.

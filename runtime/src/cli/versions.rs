@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use sandbar::config::HandlerConfig;
 use sandbar::event::from_unix_millis;
-use sandbar::pipeline::versions::{Entry, Record, ledger_of};
+use sandbar::pipeline::versions::{Candidate, Compared, Entry, Record, Way, ledger_of};
 use serde_json::json;
 
 use super::status::{DIGEST_CHARS, age, short};
@@ -40,7 +40,14 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     if args.json {
         let handlers: Vec<_> = found
             .iter()
-            .map(|(handler, record)| json!({ "handler": handler.name, "versions": record.history }))
+            .map(|(handler, record)| {
+                json!({
+                    "handler": handler.name,
+                    "versions": record.history,
+                    "candidate": record.candidate,
+                    "rejected": record.rejected,
+                })
+            })
             .collect();
         out::json(&json!({ "handlers": handlers }))?;
         return Ok(Exit::Clean);
@@ -49,7 +56,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let row = |handler: &HandlerConfig, entry: &Entry| {
         vec![
             handler.name.clone(),
-            entry.digest.chars().take(DIGEST_CHARS).collect(),
+            short_of(&entry.digest),
             short(age(from_unix_millis(entry.at_ms), now)),
             entry.by.clone(),
             entry.events.to_string(),
@@ -59,8 +66,49 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let rows: Vec<_> =
         found.iter().flat_map(|(handler, record)| record.history.iter().map(|entry| row(handler, entry))).collect();
     out::table(&HEADER, &rows)?;
+    for (handler, record) in &found {
+        if let Some(candidate) = &record.candidate {
+            beside(&handler.name, candidate, now)?;
+        }
+        for entry in &record.rejected {
+            let (module, age) = (short_of(&entry.digest), short(age(from_unix_millis(entry.at_ms), now)));
+            let (failed, calls) = (entry.failures, entry.events);
+            out::line(&format!(
+                "{} gave {module} up {age} ago: {failed} of its {calls} calls on trial failed",
+                handler.name
+            ))?;
+        }
+    }
     for (handler, _) in found.iter().filter(|(_, record)| record.history.is_empty()) {
         out::line(&format!("{} runs what the configuration names: it was never swapped", handler.name))?;
     }
     Ok(Exit::Clean)
+}
+
+/// What runs beside the module that is served, and what came of it.
+fn beside(handler: &str, candidate: &Candidate, now: SystemTime) -> Result<(), Failure> {
+    let Candidate { digest, at_ms, by, way, new, old, shadow } = candidate;
+    let (module, age) = (short_of(digest), short(age(from_unix_millis(*at_ms), now)));
+    if *way != Way::Shadow {
+        let (failed, calls) = (new.failed, new.calls);
+        out::line(&format!(
+            "{handler} tries {module} since {age}, as {by} asked: {failed} of {calls} calls failed, {} of {} of the one that \
+             is served",
+            old.failed, old.calls,
+        ))?;
+        return Ok(());
+    }
+    let Compared { compared, differed, skipped, dropped, examples } = shadow;
+    out::line(&format!(
+        "{handler} runs {module} in the shadow since {age}, as {by} asked: {differed} of {compared} events came to something \
+         else, {skipped} could not be compared, {dropped} were too many for it",
+    ))?;
+    for example in examples {
+        out::line(&format!("  {example}"))?;
+    }
+    Ok(())
+}
+
+fn short_of(digest: &str) -> String {
+    digest.chars().take(DIGEST_CHARS).collect()
 }

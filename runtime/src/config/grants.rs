@@ -23,6 +23,13 @@ const LEAST_HOST_CALL: u64 = 1 << 10;
 /// A reason that says something.
 const LEAST_REASON: u64 = 16;
 
+/// The shortest answers of servers, and more than any of them takes.
+const LEAST_HEADERS: u64 = 1 << 10;
+const MOST_HEADERS: u64 = 1 << 20;
+
+/// What a process may have open is soon used up by more.
+const MOST_CONNECTIONS: u64 = 1_000;
+
 /// More than so many things, or bytes of one kind, of one call is no limit: every call that runs can hold as many.
 const MOST_THINGS: u64 = 10_000_000;
 const MOST_CORES: u64 = 4_096;
@@ -43,6 +50,18 @@ pub(super) fn limits(section: &mut Section<'_>) -> (Limits, Option<u32>) {
         published_bytes: bytes(&mut section, "published_bytes", 0, default.published_bytes),
         key_operations: count(&mut section, "key_operations", default.key_operations),
         key_bytes: bytes(&mut section, "key_bytes", 0, default.key_bytes),
+        http_calls: count(&mut section, "http_calls", default.http_calls),
+        http_request_bytes: bytes(&mut section, "http_request_bytes", 0, default.http_request_bytes),
+        http_response_bytes: bytes(&mut section, "http_response_bytes", 0, default.http_response_bytes),
+        http_header_bytes: section
+            .size("http_header_bytes", LEAST_HEADERS, MOST_HEADERS, "from 1KiB to 1MiB")
+            .and_then(|size| usize::try_from(size).ok())
+            .unwrap_or(default.http_header_bytes),
+        http_connections: section
+            .number("http_connections", 1, MOST_CONNECTIONS)
+            .and_then(|number| usize::try_from(number).ok())
+            .unwrap_or(default.http_connections),
+        http_connect: section.duration("http_connect", "1ms").map_or(default.http_connect, |found| found.value),
         log_lines: u32::try_from(count(&mut section, "log_lines", default.log_lines as usize)).unwrap_or(u32::MAX),
         log_bytes: bytes(&mut section, "log_bytes", 0, default.log_bytes),
         reason_bytes: bytes(&mut section, "reason_bytes", LEAST_REASON, default.reason_bytes),
@@ -90,10 +109,11 @@ pub(super) fn grants(section: &mut Section<'_>) -> Given {
     let (keys, key_bytes) = keys_of(&mut section);
     let config = section.take("config").map(|node| config(&mut section, node));
     let asked = secrets::asked(&mut section);
+    let http = super::http::granted(&mut section);
     let (clock, random) = (section.boolean("clock", false), section.boolean("random", false));
     section.finish();
     let secrets = Secrets::asked(asked.iter().map(|(name, _)| name.clone()));
-    Given { grants: Grants { publish, keys, key_bytes, config, secrets, clock, random }, place, secrets: asked }
+    Given { grants: Grants { publish, keys, key_bytes, config, secrets, http, clock, random }, place, secrets: asked }
 }
 
 /// Whether there are keys, and how many bytes they may hold.

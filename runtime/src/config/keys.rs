@@ -27,6 +27,7 @@ pub(super) const HOST: Keys = Keys {
         "trusted_keys",
         "control",
         "code_cache",
+        "http_ca_file",
         "compile_time",
         "compile_memory",
         "hardening",
@@ -78,6 +79,12 @@ pub(super) const LIMITS: Keys = Keys {
         "published_bytes",
         "key_operations",
         "key_bytes",
+        "http_calls",
+        "http_request_bytes",
+        "http_response_bytes",
+        "http_header_bytes",
+        "http_connections",
+        "http_connect",
         "log_lines",
         "log_bytes",
         "reason_bytes",
@@ -85,7 +92,8 @@ pub(super) const LIMITS: Keys = Keys {
     ],
 };
 pub(super) const GRANTS: Keys =
-    Keys { header: "[handler.grants]", keys: &["publish", "keys", "config", "secrets", "clock", "random"] };
+    Keys { header: "[handler.grants]", keys: &["publish", "keys", "config", "secrets", "http", "clock", "random"] };
+pub(super) const HTTP: Keys = Keys { header: "grants.http", keys: &["url", "private"] };
 pub(super) const KEYS: Keys = Keys { header: "grants.keys", keys: &["max_bytes"] };
 pub(super) const SECRET: Keys = Keys { header: "[secrets]", keys: &["env", "file"] };
 pub(super) const PUBLISH: Keys = Keys { header: "grants.publish", keys: &["topic", "types"] };

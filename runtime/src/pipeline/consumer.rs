@@ -34,11 +34,16 @@ mod running;
 mod scripted;
 mod serving;
 mod settling;
+mod shade;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tried;
 
 pub(super) use gate::Gate;
-pub(super) use serving::{Calls, Serving, Version};
+pub use serving::Way;
+pub(super) use serving::{Calls, Change, Serving, Version};
+pub(super) use shade::{Seen, Shade};
 
 use pace::Pace;
 
@@ -106,6 +111,8 @@ pub(super) struct Ticket {
     turn: u64,
     /// Which version of the handler it was given to, or will be.
     version: usize,
+    /// It ran before, which was no attempt: it failed on a version on trial, or keys that it read had moved.
+    tried: bool,
     /// Its start was recorded on the bus, and the next one of its kind waits for it.
     recorded: bool,
     /// What becomes of it tells whether an outage is over.
@@ -149,6 +156,7 @@ struct Meta {
     lane: Option<Lane>,
     turn: u64,
     version: usize,
+    tried: bool,
     recorded: bool,
     probe: bool,
     message: Message,
@@ -302,7 +310,7 @@ impl Consumer {
                 () = ready(&mut rest) => self.offer_again(),
                 () = ready(&mut pause_over) => {}
                 () = ready(&mut refill) => {}
-                Some(version) = self.serving.next() => self.serve(version),
+                Some(change) = self.serving.next() => self.change(change),
                 found = ready(&mut look) => self.looked_at_cap(found, &mut looking),
                 // Without anybody to resume it, it stays as it is.
                 Ok(()) = paused.changed() => {}

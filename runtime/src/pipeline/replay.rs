@@ -33,6 +33,9 @@ const BATCH: usize = 64;
 /// How soon a job is offered to the workers again after trouble of the host's own.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// What is said of a handler that sends requests all the same.
+const NO_REQUESTS: &str = "a replay without --effects sends no requests";
+
 /// Hears what became of each event.
 pub type Tell<'a> = dyn FnMut(&Replayed) -> io::Result<()> + Send + 'a;
 
@@ -97,6 +100,14 @@ pub async fn replay(
 ) -> Result<Report, Error> {
     let bus = bus::open(&config.bus).await?;
     let decoder = Arc::new(Decoder::load(&config.schemas).map_err(Error::Schemas)?);
+    let mut config = config.clone();
+    if !request.effects {
+        // Requests are none of the effects that are held back: they would be sent.
+        for handler in &mut config.handlers {
+            handler.spec.grants.http.refused = Some(NO_REQUESTS.to_owned());
+        }
+    }
+    let config = &config;
     let loaded = load(config, &bus, &decoder)?;
     let (Some(settings), Some(prepared)) = (config.handlers.first(), loaded.prepared.into_iter().next()) else {
         return Ok(Report::default());

@@ -15,16 +15,18 @@ use crate::decode::Decoder;
 use crate::dispatch::Filter;
 use crate::event::{Encoding, Envelope, Event, KeyList, Message, Metadata, Versioned};
 use crate::sandbox::{
-    self, Draft, DraftError, Grants, Module, Prepared, PublishGrant, Ran, Sandbox, Secret, Secrets, Services, Spec,
-    Unread,
+    self, Answer, Draft, DraftError, Grants, Module, Prepared, PublishGrant, Ran, Sandbox, Secret, Secrets, Services,
+    Spec, Unread, Unsent,
 };
 use crate::wire::{Identity, Profile};
 
+mod answers;
 mod fixture;
 mod judge;
 
 pub use fixture::{Fixture, Invalid, folder_of, texts};
 
+use answers::{Answers, NO_REQUESTS};
 use fixture::Bytes as Given;
 
 /// The group under which a module is tried that no handler of a configuration stands for.
@@ -74,6 +76,7 @@ pub enum Outcome {
 struct StandIn {
     signer: Signer,
     keys: BTreeMap<String, Bytes>,
+    answers: Answers,
 }
 
 // === impl Bench ===
@@ -121,17 +124,25 @@ impl Bench {
         {
             return Outcome::Skipped;
         }
-        match self.call(sandbox, module, fixture) {
-            Ok(Ran::Called { verdict, effects, .. }) => {
-                let differences = judge::differences(fixture, &verdict, &effects, self.profile, &self.decoder);
+        let called = Answers::of(fixture).and_then(|answers| {
+            let ran = self.call(sandbox, module, fixture, &answers)?;
+            Ok((ran, answers))
+        });
+        let (ran, answers) = match called {
+            Ok(called) => called,
+            Err(why) => return Outcome::Failed(vec![why]),
+        };
+        match ran {
+            Ran::Called { verdict, effects, .. } => {
+                let mut differences = judge::differences(fixture, &verdict, &effects, self.profile, &self.decoder);
+                differences.extend(answers.differences(fixture));
                 if differences.is_empty() { Outcome::Passed } else { Outcome::Failed(differences) }
             }
-            Ok(Ran::NotCalled(why)) => Outcome::Failed(vec![format!("it was not called: {why}")]),
-            Err(why) => Outcome::Failed(vec![why]),
+            Ran::NotCalled(why) => Outcome::Failed(vec![format!("it was not called: {why}")]),
         }
     }
 
-    fn call(&self, sandbox: &Sandbox, module: &Module, fixture: &Fixture) -> Result<Ran, String> {
+    fn call(&self, sandbox: &Sandbox, module: &Module, fixture: &Fixture, answers: &Answers) -> Result<Ran, String> {
         let event = self.event(fixture)?;
         let keys = fixture.keys.iter().flatten().map(|(name, value)| Ok((name.clone(), value.bytes()?)));
         let keys = keys.collect::<Result<_, String>>()?;
@@ -144,7 +155,7 @@ impl Bench {
             max_payload: self.max_payload,
             decoder: Arc::clone(&self.decoder),
         };
-        let handler = sandbox.handler(module, spec, Arc::new(StandIn { signer, keys }));
+        let handler = sandbox.handler(module, spec, Arc::new(StandIn { signer, keys, answers: answers.clone() }));
         let handler = handler.map_err(|error| error.to_string())?;
         Ok(sandbox.call(&handler, &event, fixture.attempt, false))
     }
@@ -194,6 +205,7 @@ impl Bench {
                     publish: topics.map(grant).collect(),
                     keys: fixture.keys.is_some() || !expect.keys.is_empty(),
                     secrets: Secrets::known(fixture.secrets.iter().map(secret)),
+                    http: answers::grants(fixture),
                     ..Grants::default()
                 };
                 let limits = sandbox::Limits::default();
@@ -202,6 +214,7 @@ impl Bench {
             }
         };
         spec.reuse = 0;
+        spec.grants.http.refused = Some(NO_REQUESTS.to_owned());
         let granted = |name: &str| fixture.secrets.get_key_value(name).map(secret);
         spec.grants.secrets = Secrets::known(spec.grants.secrets.names().filter_map(granted));
         if self.handler.is_none() || (fixture.config.is_some() && spec.grants.config.is_some()) {
@@ -236,5 +249,9 @@ impl Services for StandIn {
     fn list_keys(&self, _space: &str, prefix: &str, limit: usize, _deadline: Instant) -> Result<KeyList, Unread> {
         let found = self.keys.keys().filter(|key| key.starts_with(prefix)).take(limit);
         Ok(KeyList { keys: found.cloned().collect(), version: 1 })
+    }
+
+    fn answer(&self, unsent: Unsent) -> Option<Answer> {
+        self.answers.take(unsent)
     }
 }

@@ -17,11 +17,16 @@ use crate::bus::{self, Bus};
 use crate::config::HandlerConfig;
 use crate::sandbox::{self, Handler, LoadError, Module, Sandbox, Spec};
 
+mod differing;
 mod keeper;
 mod record;
+mod shadow;
+mod telling;
+mod trial;
 mod watching;
 
-pub use record::{Entry, Record, Unreadable, ledger_of};
+pub use super::consumer::Way;
+pub use record::{Candidate, Compared, Entry, Record, Unreadable, ledger_of};
 
 pub(super) use keeper::Keeper;
 pub(super) use watching::look;
@@ -35,6 +40,8 @@ pub struct Swap {
     pub fixtures: Vec<Fixture>,
     /// Who asks.
     pub by: String,
+    /// Whether it runs beside the one that is served first, and how.
+    pub beside: Option<Way>,
 }
 
 /// What was done.
@@ -46,6 +53,8 @@ pub struct Swapped {
     pub before: String,
     /// Fixtures that passed.
     pub passed: usize,
+    /// A module begins to run beside the one that is served, and is `digest`; or it ends to, and was `before`.
+    pub beside: bool,
 }
 
 /// Why nothing was changed.
@@ -113,13 +122,18 @@ pub(super) struct Maker {
 impl Maker {
     /// Joins a module with what its handler may do, in the place of `old` if there is one.
     pub(super) fn join(&self, module: &Module, old: Option<&Handler>) -> Result<Arc<Handler>, sandbox::Error> {
-        let digest = Bytes::copy_from_slice(module.digest().as_bytes());
-        let signer = Signer { module: digest, ..self.signer.clone() };
-        let services = Arc::new(HandlerServices::new(signer, Arc::clone(&self.bus)));
+        let services = Arc::new(self.services(module));
         match old {
             Some(old) => self.sandbox.successor(old, module, self.spec.clone(), services),
             None => self.sandbox.handler(module, self.spec.clone(), services),
         }
+    }
+
+    /// What a module is served with.
+    fn services(&self, module: &Module) -> HandlerServices {
+        let digest = Bytes::copy_from_slice(module.digest().as_bytes());
+        let signer = Signer { module: digest, ..self.signer.clone() };
+        HandlerServices::new(signer, Arc::clone(&self.bus))
     }
 
     /// Verifies, compiles and tests a module, on this thread.

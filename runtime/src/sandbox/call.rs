@@ -23,6 +23,8 @@ pub(super) enum Stop {
     HostCalls,
     #[error("the handler called `exit({0})`; a handler returns from `handle`, it does not end a process")]
     Exit(u8),
+    #[error("{0}")]
+    Limit(String),
     #[error("the handler called `{0}`, which has nothing behind it here and no way to say so")]
     Unserved(String),
 }
@@ -70,6 +72,7 @@ pub(super) fn run(
         Ok(_) => handling.overruns.pay(),
         Err(_) => {}
     }
+    let verdict = verdict.map(|verdict| told(verdict, state));
     let verdict = match (verdict, state.trouble.take()) {
         // The guest could not go on without its keys, or ran out of time over them.
         (Ok(Verdict::Retry { .. } | Verdict::Reject { .. }), Some(trouble)) => Err(trouble),
@@ -146,8 +149,31 @@ fn sort(error: &wasmtime::Error, state: &State) -> Result<Verdict, String> {
     Ok(retry(code::TRAP, &text::line(&reason, spec.limits.reason_bytes)))
 }
 
+/// Adds what became of the last request, if that may be why a call failed: a guest is told a code without words.
+fn told(verdict: Verdict, state: &State) -> Verdict {
+    let with = |reason: &str| state.with_http(reason);
+    match verdict {
+        Verdict::Retry { code, reason, after } => match with(&reason) {
+            Some((reason, limit)) => {
+                // A code of the guest's own stays.
+                let ours = limit && matches!(code.as_str(), code::RETRY | code::TRAP);
+                Verdict::Retry { code: if ours { code::LIMIT.to_owned() } else { code }, reason, after }
+            }
+            None => Verdict::Retry { code, reason, after },
+        },
+        Verdict::Reject { code, reason } => {
+            let reason = with(&reason).map_or(reason, |(reason, _)| reason);
+            Verdict::Reject { code, reason }
+        }
+        Verdict::Done => Verdict::Done,
+    }
+}
+
 /// What to say if one of the limits was hit that share a code.
 fn other_limit(error: &wasmtime::Error, limits: &Limits) -> Option<String> {
+    if let Some(Stop::Limit(text)) = error.downcast_ref() {
+        return Some(text.clone());
+    }
     if matches!(error.downcast_ref(), Some(Stop::HostCalls)) {
         let most = limits.host_calls;
         let more = limits::more("host_calls", most);

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::available_parallelism;
 
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
@@ -13,7 +13,7 @@ use super::modules::{Handler, Handling, LoadError, Module, chain, load};
 use super::monitor::{Monitor, Watch};
 use super::overruns::Overruns;
 use super::reuse::Shelves;
-use super::{Ran, Services, Spec, Trust, call, limits};
+use super::{Ran, Services, Spec, Trust, call, http, limits};
 use crate::event::Event;
 
 /// How the sandbox is laid out.
@@ -32,6 +32,8 @@ pub struct Settings {
     /// The directory where compiled modules are kept for later starts; `None` for nowhere. It is made if it is missing.
     /// If it cannot be used, one warning says so and every module is compiled.
     pub code_cache: Option<PathBuf>,
+    /// A file of certificates (PEM) of authorities that handlers' requests trust, beside the system's.
+    pub http_ca_file: Option<PathBuf>,
     /// Where modules are compiled that are not in the code cache.
     pub compiling: Compiling,
 }
@@ -51,6 +53,9 @@ pub struct Sandbox {
     pub(super) slots: usize,
     max_memory: u64,
     pub(super) shelves: Arc<Shelves>,
+    http_ca_file: Option<PathBuf>,
+    /// Started for the first handler that may send requests.
+    http: Mutex<Option<Arc<http::Client>>>,
 }
 
 /// What the pool has places for.
@@ -79,6 +84,14 @@ pub enum Error {
     /// A thread could not be started.
     #[error("start a thread")]
     Thread(#[from] std::io::Error),
+    /// The authorities that requests are to trust cannot be read.
+    #[error("`http_ca_file` in [host], {path}")]
+    Roots {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: http::BadRoots,
+    },
     /// A handler's memory limit is larger than the pool's places.
     #[error("`[handler.limits] memory` of {name:?} is {memory}, the pool was made for {pool}")]
     Limit {
@@ -113,6 +126,7 @@ impl Default for Settings {
             secret: None,
             reuse: false,
             code_cache: None,
+            http_ca_file: None,
             compiling: Compiling::default(),
         }
     }
@@ -183,8 +197,9 @@ impl Sandbox {
         let watch: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&shelves) as Arc<dyn Watch>));
         monitor.watch(watch);
         let secret = settings.secret.clone().unwrap_or_else(Secret::made_up);
+        let (http_ca_file, http) = (settings.http_ca_file.clone(), Mutex::default());
         let compiling = settings.compiling.clone();
-        Ok(Arc::new(Self { engine, cache, compiling, monitor, secret, slots, max_memory, shelves }))
+        Ok(Arc::new(Self { engine, cache, compiling, monitor, secret, slots, max_memory, shelves, http_ca_file, http }))
     }
 
     /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread, whichever process
@@ -258,11 +273,32 @@ impl Sandbox {
         shut: Arc<AtomicBool>,
     ) -> Result<Arc<Handler>, Error> {
         self.fits(module, &spec)?;
+        let outlet = self.outlet(&spec)?;
         let secret = self.secret.clone();
         let shelf = self.shelves.shelf(spec.reuse, self.slots, &shut);
-        let handling =
-            Arc::new(Handling { module: module.clone(), spec, services, secret, overruns: Overruns::default() });
+        let handling = Arc::new(Handling {
+            module: module.clone(),
+            spec,
+            services,
+            secret,
+            outlet,
+            overruns: Overruns::default(),
+        });
         Ok(Arc::new(Handler { handling, shut, shelf }))
+    }
+
+    /// What the requests of a handler go through, if it may send any.
+    fn outlet(&self, spec: &Spec) -> Result<Option<Arc<http::Outlet>>, Error> {
+        let granted = &spec.grants.http;
+        if granted.urls.is_empty() || granted.refused.is_some() {
+            return Ok(None);
+        }
+        let mut client = self.http.lock().unwrap_or_else(PoisonError::into_inner);
+        let client = match &*client {
+            Some(client) => Arc::clone(client),
+            None => Arc::clone(client.insert(Arc::new(http::Client::start(self.http_ca_file.as_deref())?))),
+        };
+        Ok(http::Outlet::new(&client, &spec.name, granted, &spec.limits))
     }
 
     /// Calls a handler with one event, on this thread, until it is done or its time is over.
@@ -275,6 +311,17 @@ impl Sandbox {
 impl std::fmt::Debug for Sandbox {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sandbox").field("slots", &self.slots).field("max_memory", &self.max_memory).finish()
+    }
+}
+
+// === impl Error ===
+
+impl From<http::Start> for Error {
+    fn from(start: http::Start) -> Self {
+        match start {
+            http::Start::Roots(path, source) => Self::Roots { path, source },
+            http::Start::Threads(error) => Self::Thread(error),
+        }
     }
 }
 

@@ -15,6 +15,8 @@ pub enum Capability {
     Config,
     /// `sandbar:handler/secrets`.
     Secrets,
+    /// `wasi:http/outgoing-handler`.
+    Http,
     /// `wasi:clocks`. Without the grant it is served too: time is the event's.
     Clock,
     /// `wasi:random`. Without the grant it is served too: numbers are derived from the delivery.
@@ -44,6 +46,7 @@ pub(super) fn missing(imported: &[Capability], grants: &Grants) -> Vec<MissingGr
         Capability::Keys => grants.keys,
         Capability::Config => grants.config.is_some(),
         Capability::Secrets => !grants.secrets.is_empty(),
+        Capability::Http => !grants.http.urls.is_empty(),
         Capability::Clock | Capability::Random => true,
     };
     let missing = imported.iter().filter(|capability| !given(capability));
@@ -54,8 +57,8 @@ pub(super) fn missing(imported: &[Capability], grants: &Grants) -> Vec<MissingGr
 
 impl Capability {
     /// All there are.
-    pub(super) const ALL: [Self; 6] =
-        [Self::Publish, Self::Keys, Self::Config, Self::Secrets, Self::Clock, Self::Random];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Publish, Self::Keys, Self::Config, Self::Secrets, Self::Http, Self::Clock, Self::Random];
 
     /// What a component imports for it: an interface without version, or a package.
     #[must_use]
@@ -65,6 +68,7 @@ impl Capability {
             Self::Keys => "sandbar:handler/keys",
             Self::Config => "sandbar:handler/config",
             Self::Secrets => "sandbar:handler/secrets",
+            Self::Http => "wasi:http/outgoing-handler",
             Self::Clock => "wasi:clocks",
             Self::Random => "wasi:random",
         }
@@ -91,6 +95,7 @@ impl Capability {
             Self::Keys => "[handler.grants] keys = true",
             Self::Config => r#"[handler.grants] config = { name = "value" }"#,
             Self::Secrets => r#"[handler.grants] secrets = ["NAME"]"#,
+            Self::Http => r#"[handler.grants] http = ["https://host.example.org/*"]"#,
             Self::Clock => "[handler.grants] clock = true",
             Self::Random => "[handler.grants] random = true",
         }

@@ -8,7 +8,7 @@ use super::call::Stop;
 use super::grants::{self, Capability};
 use super::modules::Handling;
 use super::scheduling::Behind;
-use super::{Draft, DraftError, limits, wasi};
+use super::{Draft, DraftError, http, limits, wasi};
 use crate::event::{Effects, Event, Outgoing, Payload};
 
 mod keys;
@@ -30,6 +30,8 @@ pub(super) struct State {
     pub(super) meter: Meter,
     pub(super) logs: logs::Logs,
     pub(super) wasi: wasi::Context,
+    /// Made when the guest first asks for something of it.
+    pub(super) http: Option<Box<http::Table>>,
     published: Published,
     keys: keys::Keys,
     /// A read failed that may succeed another time, whatever the guest makes of it.
@@ -81,6 +83,7 @@ impl State {
             meter: Meter::new(spec.limits.memory),
             logs: logs::Logs::new(&spec.limits),
             wasi: wasi::Context::new(spec.grants.clock),
+            http: None,
             published: Published::default(),
             keys: keys::Keys::default(),
             trouble: None,
@@ -98,12 +101,16 @@ impl State {
         let before = std::mem::replace(self, next);
         self.meter = before.meter;
         self.wasi = before.wasi.next_call();
+        self.http = before.http.map(|http| Box::new(http.next_call(&self.handling.spec.limits)));
     }
 
     /// Lets go of what the call was about, while the instance waits for the next.
     pub(super) fn rest(&mut self, nothing: Arc<Event>) {
         self.event = nothing;
         self.waiting = None;
+        if let Some(http) = &mut self.http {
+            http.abort();
+        }
     }
 
     /// What the call asked for, once it is known to have succeeded.
@@ -207,17 +214,41 @@ impl State {
         }
         let now = Instant::now();
         let until = now.checked_add(wait).filter(|until| *until < self.deadline);
-        let end = until.unwrap_or(self.deadline);
-        self.outside(|| {
-            // It can be woken for no reason.
-            while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
-                thread::park_timeout(left);
-            }
-        });
+        let answered = self.park(until.unwrap_or(self.deadline), || self.wasi.answered(pollables));
+        self.wasi.passed(now.elapsed().min(wait));
         match until {
+            _ if answered => Ok(()),
             Some(_) => Ok(()),
             None => Err(Stop::Time.into()),
         }
+    }
+
+    /// Waits until something has come of a request; not longer than the call may.
+    pub(super) fn wait_for(&mut self, exchange: &http::Exchange, side: http::Side) -> wasmtime::Result<()> {
+        if exchange.ready(side) {
+            return Ok(());
+        }
+        let now = Instant::now();
+        let answered = self.park(self.deadline, || exchange.ready(side));
+        self.wasi.passed(now.elapsed());
+        if answered { Ok(()) } else { Err(Stop::Time.into()) }
+    }
+
+    /// Waits, with this call's core given up, until it is `done` or `end` has come; says which. Whoever makes it done wakes
+    /// this thread.
+    fn park(&self, end: Instant, done: impl Fn() -> bool) -> bool {
+        self.outside(|| {
+            // It can be woken for no reason.
+            loop {
+                if done() {
+                    return true;
+                }
+                match end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+                    Some(left) => thread::park_timeout(left),
+                    None => return false,
+                }
+            }
+        })
     }
 
     /// The call is a slow one, or may be: from now on its thread is behind the others.

@@ -237,6 +237,61 @@ pub const KEY_LIST: u32 = 1_000;
 /// which no tick can cut short.
 pub const RANDOM_BYTES: u64 = 1 << 20;
 
+// === requests ===
+
+/// Requests of one call. Each waits for a server; a call that needs dozens is better split into events.
+pub const HTTP_CALLS: usize = 32;
+
+/// Bytes of the bodies of all requests of a call. They are held in memory until they are sent.
+pub const HTTP_REQUEST_BYTES: usize = 4 << 20;
+
+/// Bytes of the bodies of all answers to a call. They pass through [`HTTP_BUFFER`]; the guest that keeps them has
+/// [`MEMORY`] for it. What cuts an endless body is this, or the call's time.
+pub const HTTP_RESPONSE_BYTES: usize = 8 << 20;
+
+/// Bytes of the headers of one request or answer. Servers take 8 to 32 KiB by default; cookies are the largest.
+pub const HTTP_HEADER_BYTES: usize = 32 << 10;
+
+/// Headers of one request or answer.
+pub const HTTP_HEADERS: usize = 100;
+
+/// Connections of one handler on a host, in use or waiting for their next request: half as many as there are threads
+/// that could use one, and few enough for a small server.
+pub const HTTP_CONNECTIONS: usize = 32;
+
+/// How long connecting may take, with the look-up and TLS; the call's time ends it too. Three times the first wait of TCP
+/// for a lost packet, with room.
+pub const HTTP_CONNECT: Duration = Duration::from_secs(5);
+
+/// How long a connection waits for its next request. The servers that close soonest (Node's) do so after 5 s, and a request
+/// that meets that moment fails.
+pub const HTTP_IDLE: Duration = Duration::from_secs(4);
+
+/// Bytes of a body that are received before the guest asks for them, about.
+pub const HTTP_BUFFER: usize = 64 << 10;
+
+/// Bytes of a URL: what servers take at most.
+pub const HTTP_URL_BYTES: usize = 8 << 10;
+
+/// Handles of HTTP (headers, requests, answers, bodies, …) that a guest may hold at once. Each can have
+/// [`HTTP_HEADER_BYTES`] of the host's memory; one request at a time needs about eight.
+pub const HTTP_HANDLES: usize = 256;
+
+/// Addresses of one name that are tried. The time to connect is divided among them.
+pub const HTTP_ADDRESSES: usize = 4;
+
+/// Names of one handler that are looked up at once: a look-up holds a thread, for half a minute if no server answers.
+pub const HTTP_LOOKUPS: usize = 4;
+
+/// Threads for the look-ups of all handlers.
+pub const HTTP_LOOKUP_THREADS: usize = 64;
+
+/// Threads that send and receive for all handlers. They encrypt and copy, and wait for the most part.
+pub const HTTP_THREADS: usize = 2;
+
+/// URLs that one handler may be granted. Each request is compared with all.
+pub const HTTP_URLS: usize = 64;
+
 // === what a guest may say ===
 
 /// Log lines of one call, standard output and error included: a stack trace and what led to it; more from one call
@@ -288,6 +343,12 @@ impl Default for Limits {
             published_bytes: PUBLISHED_BYTES,
             key_operations: KEY_OPERATIONS,
             key_bytes: KEY_WRITE_BYTES,
+            http_calls: HTTP_CALLS,
+            http_request_bytes: HTTP_REQUEST_BYTES,
+            http_response_bytes: HTTP_RESPONSE_BYTES,
+            http_header_bytes: HTTP_HEADER_BYTES,
+            http_connections: HTTP_CONNECTIONS,
+            http_connect: HTTP_CONNECT,
             log_lines: LOG_LINES,
             log_bytes: LOG_BYTES,
             reason_bytes: REASON_BYTES,

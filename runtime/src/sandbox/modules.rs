@@ -15,6 +15,7 @@ use super::compile::Compiling;
 use super::engine::Secret;
 use super::grants::{Capability, MissingGrant, missing_grants};
 use super::host::State;
+use super::http::Outlet;
 use super::overruns::Overruns;
 use super::reuse::{Hand, Shelf};
 use super::trust::{Untrusted, hex};
@@ -55,6 +56,8 @@ pub(super) struct Handling {
     pub(super) spec: Spec,
     pub(super) services: Arc<dyn Services>,
     pub(super) secret: Secret,
+    /// Where its requests go, if it may send any.
+    pub(super) outlet: Option<Arc<Outlet>>,
     /// Goes up with each call that was stopped for its time, and down with each other one.
     pub(super) overruns: Overruns,
 }
@@ -256,15 +259,18 @@ pub(super) fn no_guest(exports: &[String]) -> LoadError {
 }
 
 fn unserved(name: &str) -> LoadError {
-    const SERVED: &str = "sandbar:handler/{log,outbox,keys,config,secrets}@0.1.0 and wasi:{cli,io,clocks,random,filesystem,sockets}@0.2 are";
+    const SERVED: &str = "sandbar:handler/{log,outbox,keys,config,secrets}@0.1.0 and wasi:{cli,io,clocks,random,filesystem,sockets,http}@0.2 are";
     let version = name.split_once('@').map_or("", |(_, version)| version);
     let package = name.split(['/', '@']).next().unwrap_or(name);
     if package.starts_with("wasi:") && version.starts_with("0.3") {
         return LoadError::Async(format!("it imports `{name}`"));
     }
     let hint = match package {
-        "sandbar:handler" => "this host serves version 0.1.0 of log, outbox, keys, config and secrets; build against that version".to_owned(),
-        "wasi:http" => "there is no HTTP for handlers; publish an event with sandbar:handler/outbox and let a service with network access act on it".to_owned(),
+        "sandbar:handler" => {
+            "this host serves version 0.1.0 of log, outbox, keys, config and secrets; build against that version"
+                .to_owned()
+        }
+        "wasi:http" => "of HTTP version 0.2 is served; build against that version".to_owned(),
         "wasi:keyvalue" => "use sandbar:handler/keys@0.1.0".to_owned(),
         "wasi:config" => "use sandbar:handler/config@0.1.0".to_owned(),
         "wasi:logging" => "use sandbar:handler/log@0.1.0, or write to standard output".to_owned(),

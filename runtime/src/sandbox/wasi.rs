@@ -1,4 +1,4 @@
-//! WASI 0.2 as the empty context: no files, no environment, no arguments, no network.
+//! WASI 0.2 as the empty context: no files, no environment, no arguments, no network but HTTP to where it is granted.
 //!
 //! Language runtimes import WASI whether or not the handler uses it, so what they import is linked, function by
 //! function. Those that runtimes really call are in `served`; every other one refuses in the way its type allows, or
@@ -11,21 +11,29 @@ use wasmtime::component::{Linker, LinkerInstance, ResourceType, Val};
 
 use super::call::Stop;
 use super::host::State;
+use super::http::FIRST;
 
 mod context;
+mod http;
 mod served;
+mod streams;
 
 pub(super) use context::Context;
 
 /// The packages of WASI 0.2 that language runtimes import.
-pub(super) const PACKAGES: [&str; 6] = ["cli", "io", "clocks", "random", "filesystem", "sockets"];
+pub(super) const PACKAGES: [&str; 7] = ["cli", "io", "clocks", "random", "filesystem", "sockets", "http"];
 
 /// Where each resource of those packages is defined; other interfaces only mention it.
-const DEFINED_IN: [(&str, &str); 14] = [
+const DEFINED_IN: [(&str, &str); 25] = [
     ("input-stream", "io/streams"),
     ("output-stream", "io/streams"),
     ("pollable", "io/poll"),
     ("error", "io/error"),
+    // What `wasi:http/types` calls it.
+    ("io-error", "io/error"),
+    // Two other names of `fields` there.
+    ("headers", "fields"),
+    ("trailers", "fields"),
     ("terminal-input", "cli/terminal-input"),
     ("terminal-output", "cli/terminal-output"),
     ("descriptor", "filesystem/types"),
@@ -36,6 +44,14 @@ const DEFINED_IN: [(&str, &str); 14] = [
     ("incoming-datagram-stream", "sockets/udp"),
     ("outgoing-datagram-stream", "sockets/udp"),
     ("resolve-address-stream", "sockets/ip-name-lookup"),
+    ("fields", "http/types"),
+    ("outgoing-request", "http/types"),
+    ("request-options", "http/types"),
+    ("outgoing-body", "http/types"),
+    ("future-incoming-response", "http/types"),
+    ("incoming-response", "http/types"),
+    ("incoming-body", "http/types"),
+    ("future-trailers", "http/types"),
 ];
 
 /// How an error enumeration may say "you may not", the most fitting first.
@@ -77,10 +93,12 @@ fn link_resource(target: &mut LinkerInstance<'_, State>, interface: &str, name: 
     match DEFINED_IN.iter().position(|(resource, _)| *resource == name) {
         Some(index) if DEFINED_IN[index].1 == interface => match served::resource(interface, name) {
             Some(ty) => target.resource(name, ty, move |mut store, rep| {
-                let wasi = &mut store.data_mut().wasi;
-                wasi.take_back();
+                let state = store.data_mut();
+                state.wasi.take_back();
                 if name_is_pollable(ty) {
-                    wasi.drop_pollable(rep);
+                    state.wasi.drop_pollable(rep);
+                } else if rep >= FIRST {
+                    http::drop_thing(state, rep);
                 }
                 Ok(())
             }),
@@ -136,7 +154,9 @@ mod tests {
     fn only_the_packages_that_runtimes_import_are_served() {
         assert_eq!(interface("wasi:io/streams@0.2.3"), Some("io/streams"));
         assert_eq!(interface("wasi:io/streams@0.2.99"), Some("io/streams"));
-        for other in ["wasi:http/types@0.2.3", "wasi:io/streams@0.3.0", "wasi:io/streams", "other:io/streams@0.2.0"] {
+        assert_eq!(interface("wasi:http/types@0.2.3"), Some("http/types"));
+        for other in ["wasi:keyvalue/store@0.2.0", "wasi:io/streams@0.3.0", "wasi:io/streams", "other:io/streams@0.2.0"]
+        {
             assert_eq!(interface(other), None, "{other}");
         }
     }

@@ -35,7 +35,7 @@ pub(super) fn list(db: &Connection, space: &str, prefix: &str, limit: usize) -> 
 
 /// True if nothing that the call read has been written since.
 pub(super) fn unmoved(db: &Connection, effects: &Effects) -> Result<bool, Fault> {
-    for KeyRead { key, version: seen } in &effects.reads {
+    for KeyRead { key, version: seen, .. } in &effects.reads {
         let now = match key {
             Some(key) => db
                 .prepare_cached("SELECT version FROM key WHERE space = ?1 AND key = ?2")?

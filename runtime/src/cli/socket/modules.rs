@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sandbar::pipeline::Control;
 use sandbar::pipeline::selftest::Fixture;
-use sandbar::pipeline::versions::{Swap, Swapped};
+use sandbar::pipeline::versions::{Swap, Swapped, Way};
 use sandbar::sandbox::limits;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -30,6 +30,9 @@ pub(super) enum Command {
         module: usize,
         /// Bytes of its fixtures, which follow the module: a JSON array of names and texts.
         fixtures: usize,
+        /// Whether it runs beside the one that is served first, and how.
+        #[serde(default)]
+        beside: Option<Way>,
     },
     Rollback {
         handler: String,
@@ -54,18 +57,19 @@ pub(super) async fn answer(
 ) -> Result<Value, String> {
     let done = match command {
         Command::Rollback { handler, by } => control.roll_back(&handler, &by).await,
-        Command::Swap { handler, by, module, fixtures } => {
+        Command::Swap { handler, by, module, fixtures, beside } => {
             let (wasm, texts) = body(read, module, fixtures).await?;
             let fixtures = texts.iter().map(|(name, text)| Fixture::parse(name, text)).collect::<Result<_, _>>();
             match fixtures {
-                Ok(fixtures) => control.swap(&handler, Swap { wasm: wasm.into(), fixtures, by }).await,
+                Ok(fixtures) => control.swap(&handler, Swap { wasm: wasm.into(), fixtures, by, beside }).await,
                 Err(error) => return Ok(refusal(&error.to_string())),
             }
         }
     };
     Ok(match done {
-        Ok(Swapped { digest, before, passed }) => {
-            json!({ "ok": true, "pid": std::process::id(), "module": digest, "before": before, "passed": passed })
+        Ok(Swapped { digest, before, passed, beside }) => {
+            let pid = std::process::id();
+            json!({ "ok": true, "pid": pid, "module": digest, "before": before, "passed": passed, "beside": beside })
         }
         Err(refused) => refusal(&refused.to_string()),
     })

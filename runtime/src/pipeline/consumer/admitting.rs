@@ -61,7 +61,8 @@ impl Consumer {
     fn admit(&mut self, delivery: Delivery) -> Option<Job<Ticket>> {
         self.in_hand += 1;
         let (attempt, version) = (delivery.attempts + 1, self.serving.number());
-        let mut ticket = Ticket { attempt, delivery, lane: None, turn: 0, version, recorded: false, probe: false };
+        let mut ticket =
+            Ticket { attempt, delivery, lane: None, turn: 0, version, tried: false, recorded: false, probe: false };
         let message = &ticket.delivery.message;
         let envelope = match self.shared.profile.read(message) {
             Ok(envelope) => envelope,

@@ -6,7 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use super::{BATCH, Begun, Consumer, Step, Ticket, rest_for};
 use crate::bus;
-use crate::event::{Effects, Settlement, Verdict};
+use crate::event::{Effects, Event, Settlement, Verdict};
 use crate::pipeline::backoff::Backoff;
 use crate::sandbox::{Finished, Job, Ran};
 use crate::settle::Attempt;
@@ -67,7 +67,16 @@ impl Consumer {
     pub(super) fn called(&mut self, finished: Finished<Ticket>) {
         let Finished { event, tag: mut ticket, ran } = finished;
         self.gate.calling -= 1;
-        self.came_back(&ticket, &ran);
+        if self.came_back(&ticket, &ran) {
+            if let Ran::Called {
+                verdict: Verdict::Retry { code, reason, .. } | Verdict::Reject { code, reason, .. },
+                ..
+            } = &ran
+            {
+                self.tell_failed_on_trial(&event, &ticket, code, reason);
+            }
+            return self.try_elsewhere(event, ticket);
+        }
         match &ran {
             Ran::NotCalled(_) | Ran::Called { verdict: Verdict::Reject { .. }, .. } => self.void_probe(&mut ticket),
             Ran::Called { verdict: Verdict::Retry { .. }, .. } => self.call_failed(&mut ticket),
@@ -81,10 +90,31 @@ impl Consumer {
                 self.again.push(Job { event, attempt: ticket.attempt, replayed: false, tag: ticket });
             }
             Ran::Called { verdict, effects, .. } => {
+                self.shade(&event, &ticket, &verdict, &effects);
                 let settlement = self.decide(verdict, effects, &ticket);
                 self.decided(ticket, Some(event), settlement);
             }
         }
+    }
+
+    /// What failed on trial says something of that module and nothing of the event: it runs again on the one that is
+    /// served, and this was no attempt.
+    pub(super) fn try_elsewhere(&mut self, event: Arc<Event>, mut ticket: Ticket) {
+        ticket.tried = true;
+        if self.draining {
+            return self.not_called(ticket);
+        }
+        // Others have it already.
+        if self.lost.contains(&ticket.delivery.id()) {
+            return self.given_back(ticket);
+        }
+        self.submit(vec![Job { event, attempt: ticket.attempt, replayed: false, tag: ticket }]);
+    }
+
+    pub(super) fn tell_failed_on_trial(&self, event: &Event, ticket: &Ticket, code: &str, reason: &str) {
+        let (handler, id, position) = (&*self.tally.handler, &*event.metadata.id, &event.position);
+        let module = self.serving.digest(ticket.version);
+        tracing::warn!(handler, id, %position, module, code, reason, "failed on trial; the module that is served runs it");
     }
 
     /// What becomes of a delivery whose handler was called.

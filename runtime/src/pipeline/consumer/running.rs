@@ -1,6 +1,7 @@
 //! A consumer of the probe that a test has started and drains.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -10,7 +11,7 @@ use tokio::task::JoinSet;
 use super::super::control::Control;
 use super::super::{Quiet, Shared, Stopped, Tally};
 use super::scripted::{BOUND, Did, Scripted};
-use super::{Consumer, Gate, Serving, Version};
+use super::{Change, Consumer, Gate, Serving, Version};
 use crate::bus::Subscription;
 use crate::config::{Config, Environment};
 use crate::decode::Decoder;
@@ -23,7 +24,7 @@ pub(super) struct Running {
     pub(super) bus: Arc<Scripted>,
     pub(super) control: Arc<Control>,
     /// Another version, from the next call on.
-    pub(super) serve: mpsc::UnboundedSender<Version>,
+    pub(super) serve: mpsc::UnboundedSender<Change>,
     /// What it began with.
     pub(super) first: Version,
     drain: watch::Sender<bool>,
@@ -49,7 +50,7 @@ impl Running {
         let config = Config::load(&path, &Environment::default()).unwrap();
         let (sandbox, module) = probe();
         let settings = &config.handlers[0];
-        let handler = sandbox.handler(module, settings.spec.clone(), Arc::new(Nothing)).unwrap();
+        let handler = sandbox.handler(module, settings.spec.clone(), Arc::new(Nothing::default())).unwrap();
         let shared = Arc::new(Shared {
             decoder: Arc::new(Decoder::load(&config.schemas).unwrap()),
             profile: config.profile,
@@ -97,6 +98,11 @@ fn probe() -> &'static (Arc<Sandbox>, Module) {
 
 /// The probe under another digest, with these settings.
 pub(super) fn another(old: &Arc<Handler>) -> Version {
+    another_in_trouble(old, 0)
+}
+
+/// The same, with a bus that so many reads of keys find in trouble.
+pub(super) fn another_in_trouble(old: &Arc<Handler>, reads: u32) -> Version {
     static OTHER: OnceLock<Module> = OnceLock::new();
     let (sandbox, _) = probe();
     let load = || {
@@ -106,7 +112,7 @@ pub(super) fn another(old: &Arc<Handler>) -> Version {
         sandbox.load(&wasm).unwrap()
     };
     let module = OTHER.get_or_init(load);
-    Version::new(sandbox.successor(old, module, old.spec().clone(), Arc::new(Nothing)).unwrap())
+    Version::new(sandbox.successor(old, module, old.spec().clone(), Arc::new(Nothing(reads.into()))).unwrap())
 }
 
 fn probe_bytes() -> Vec<u8> {
@@ -115,8 +121,9 @@ fn probe_bytes() -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `make guests`", path.display()))
 }
 
-/// For calls that ask for nothing.
-struct Nothing;
+/// Has nothing, and so many reads of keys to fail for reasons of the host's own.
+#[derive(Default)]
+struct Nothing(AtomicU32);
 
 impl Services for Nothing {
     fn prepare(&self, _event: &Event, _index: u32, _draft: Draft) -> Result<Prepared, DraftError> {
@@ -124,7 +131,11 @@ impl Services for Nothing {
     }
 
     fn read_key(&self, _space: &str, _key: &str, _deadline: Instant) -> Result<Versioned, Unread> {
-        Err(Unread { reason: "not here".into(), passing: false })
+        let one_less = |left: u32| left.checked_sub(1);
+        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less) {
+            Ok(_) => Err(Unread { reason: "the bus has trouble".into(), passing: true }),
+            Err(_) => Ok(Versioned { value: None, version: 0 }),
+        }
     }
 
     fn list_keys(&self, _: &str, _: &str, _: usize, _: Instant) -> Result<KeyList, Unread> {

@@ -42,6 +42,7 @@ impl Consumer {
                 lane: ticket.lane,
                 turn: ticket.turn,
                 version: ticket.version,
+                tried: ticket.tried,
                 recorded: ticket.recorded,
                 probe: ticket.probe,
                 message: ticket.delivery.message.clone(),
@@ -80,6 +81,7 @@ impl Consumer {
             Settled::Conflict(delivery) => {
                 let (mut ticket, event, _) = meta.with(delivery);
                 self.void_probe(&mut ticket);
+                ticket.tried = true;
                 // Only a call reads keys, so there is an event.
                 match event {
                     Some(event) if !self.draining => {
@@ -93,6 +95,14 @@ impl Consumer {
                 let refusal = reason.clone();
                 let verdict = Verdict::Retry { code: code::EFFECTS_REFUSED.to_owned(), reason, after: None };
                 let had_effects = matches!(outcome, Outcome::Acked { .. });
+                if had_effects
+                    && self.refused(&ticket)
+                    && let Some(event) = event
+                {
+                    self.tell_failed_on_trial(&event, &ticket, code::EFFECTS_REFUSED, &refusal);
+                    self.try_elsewhere(event, ticket);
+                    return None;
+                }
                 if had_effects {
                     self.call_failed(&mut ticket);
                 }
@@ -264,7 +274,7 @@ fn decided(ticket: Ticket, event: Option<Arc<Event>>, mut settlement: Settlement
 impl Meta {
     /// The ticket again, from a delivery that the bus gave back.
     fn with(self, delivery: Delivery) -> (Ticket, Option<Arc<Event>>, Outcome) {
-        let Self { attempt, lane, turn, version, recorded, probe, event, outcome, .. } = self;
-        (Ticket { delivery, attempt, lane, turn, version, recorded, probe }, event, outcome)
+        let Self { attempt, lane, turn, version, tried, recorded, probe, event, outcome, .. } = self;
+        (Ticket { delivery, attempt, lane, turn, version, tried, recorded, probe }, event, outcome)
     }
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::sleep;
 
-use super::Version;
 use super::running::{Running, another};
 use super::scripted::{Answer, BOUND, By, Did, Read, Scripted};
+use super::{Change, Version, Way};
 use crate::event::{Lane, code};
 use crate::pipeline::Stopped;
 
@@ -224,7 +224,7 @@ async fn another_version_gets_the_next_call_and_a_dead_letter_names_the_one_that
     let running = Running::start(&bus, "");
     bus.until("the first has run", |did| did.contains(&Did::Answered(0))).await;
     let (old, other) = (running.first.clone(), another(&running.first.handler));
-    assert!(running.serve.send(other.clone()).is_ok());
+    assert!(running.serve.send(Change::Serve(other.clone())).is_ok());
     // Both at once could be taken in either order.
     sleep(Duration::from_millis(20)).await;
     bus.read([new([1, 2])]);
@@ -243,7 +243,7 @@ async fn versions_that_come_while_calls_wait_lose_none_and_the_gate_shuts_all_of
     let mut newest = running.first.clone();
     for n in 0..10 {
         newest = another(&newest.handler);
-        assert!(running.serve.send(newest.clone()).is_ok());
+        assert!(running.serve.send(Change::Serve(newest.clone())).is_ok());
         if n % 3 == 1 {
             running.control.pause(None).unwrap();
             sleep(Duration::from_millis(5)).await;
@@ -278,6 +278,7 @@ proptest! {
         drain_after in 0_u64..120,
         breaker in 0_usize..3,
         pauses in proptest::collection::vec(0_u64..30, 0..5),
+        changes in proptest::collection::vec(0_u8..5, 5),
     ) {
         let kinds: Vec<&str> = kinds.into_iter().map(|kind| ["ok", "retry", "reject", "other", ""][kind]).collect();
         let mut reads = Vec::new();
@@ -304,6 +305,15 @@ proptest! {
         runtime.block_on(async {
             let running = Running::start(&bus, &settings);
             for (n, pause) in pauses.into_iter().enumerate() {
+                let other = another(&running.first.handler);
+                let change = match changes[n] {
+                    0 => Change::Serve(other),
+                    1 => Change::Try(other, Way::First(9), 3),
+                    2 => Change::Try(other, Way::Percent(50.0), 9),
+                    3 => Change::More(2),
+                    _ => Change::EndTrial,
+                };
+                assert!(running.serve.send(change).is_ok());
                 sleep(Duration::from_millis(pause)).await;
                 if n % 2 == 0 { running.control.pause(None).unwrap() } else { running.control.resume(None).unwrap() }
             }

@@ -33,6 +33,9 @@ pub struct Fixture {
     pub(super) config: Option<BTreeMap<String, String>>,
     #[serde(default)]
     pub(super) secrets: BTreeMap<String, String>,
+    /// Requests that it has to send, with what is answered to each. No other is.
+    #[serde(default)]
+    pub(super) http: Vec<Answered>,
     pub(super) expect: Expected,
 }
 
@@ -92,7 +95,24 @@ pub(super) struct Published {
     pub(super) base64: Option<String>,
 }
 
-/// A value of a key.
+/// A request, and what is answered to it in the place of its server.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Answered {
+    #[serde(default = "get")]
+    pub(super) method: String,
+    pub(super) url: String,
+    /// The body that it has to have. What is not named may be anything.
+    pub(super) sent: Option<Bytes>,
+    #[serde(default = "ok")]
+    pub(super) status: u16,
+    #[serde(default)]
+    pub(super) headers: BTreeMap<String, String>,
+    /// Of the answer.
+    pub(super) body: Option<Bytes>,
+}
+
+/// A value of a key, or a body.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub(super) enum Bytes {
@@ -130,6 +150,14 @@ pub enum Invalid {
 
 fn first() -> u32 {
     1
+}
+
+fn get() -> String {
+    "GET".to_owned()
+}
+
+fn ok() -> u16 {
+    200
 }
 
 fn json() -> PayloadForm {

@@ -132,7 +132,8 @@ fn keys(fixture: &Fixture, writes: &[KeyWrite], differences: &mut Vec<String>) {
     differences.extend(unexpected.map(|write| format!("key {:?} is written, which is not expected", write.key)));
 }
 
-fn value_differs(what: &str, expected: &Bytes, is: &[u8]) -> Option<String> {
+/// How a value differs from what it is to be, if it does.
+pub(super) fn value_differs(what: &str, expected: &Bytes, is: &[u8]) -> Option<String> {
     if let Bytes::Json { json: expected } = expected {
         return match serde_json::from_slice::<Value>(is) {
             Ok(is) => document_differs(expected, &is, &mut String::new()).map(|where_| format!("{what}: {where_}")),

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::time::SystemTime;
 
+use super::super::selftest::{Fixture, folder_of};
+use super::{Keeper, Refusal, Swap};
+
 /// A file, and how it looked.
 #[derive(Debug)]
 pub(super) struct Watched {
@@ -37,6 +40,45 @@ impl Watched {
     /// What was seen last is known.
     pub(super) fn read(&mut self) {
         self.read = self.seen;
+    }
+}
+
+// === impl Keeper ===
+
+impl Keeper {
+    /// Swaps the file in that the configuration names, if it has changed and is watched.
+    pub(super) async fn look_at_file(&mut self) {
+        let Some(watched) = &mut self.watched else { return };
+        let Some(path) = watched.look().await else { return };
+        let handler = self.maker.settings.name.clone();
+        let folder = folder_of(&path);
+        let by = format!("the file {}", path.display());
+        let read = tokio::task::spawn_blocking(move || {
+            let fixtures = if folder.is_dir() { Fixture::read_folder(&folder) } else { Ok(Vec::new()) };
+            (std::fs::read(&path), fixtures)
+        });
+        let trouble = match read.await {
+            Ok((Ok(wasm), Ok(fixtures))) => {
+                match self.swap(Swap { wasm: wasm.into(), fixtures, by, beside: None }).await {
+                    Ok(_) => None,
+                    // Not the file's: it is looked at again soon.
+                    Err(Refusal::Bus(error)) => {
+                        return tracing::warn!(handler, %error, "the changed file could not be recorded on the bus");
+                    }
+                    Err(refusal) => Some(refusal.to_string()),
+                }
+            }
+            Ok((Err(error), _)) => Some(format!("the file cannot be read: {error}")),
+            Ok((_, Err(invalid))) => Some(invalid.to_string()),
+            Err(_) => return,
+        };
+        if let Some(watched) = &mut self.watched {
+            watched.read();
+        }
+        if let Some(trouble) = trouble {
+            tracing::error!(handler, trouble, "the changed file is not served: the module before goes on");
+            self.show(Some(trouble));
+        }
     }
 }
 

@@ -28,8 +28,9 @@ pub(super) struct Keys {
 
 impl Keys {
     pub(super) fn into_parts(self) -> (Vec<KeyWrite>, Vec<KeyRead>) {
-        let list = self.listed.map(|version| KeyRead { key: None, version });
-        let read = |(key, seen): (String, Versioned)| KeyRead { key: Some(key), version: seen.version };
+        let list = self.listed.map(|version| KeyRead { key: None, version, value: None });
+        let read =
+            |(key, seen): (String, Versioned)| KeyRead { key: Some(key), version: seen.version, value: seen.value };
         (self.writes, list.into_iter().chain(self.seen.into_iter().map(read)).collect())
     }
 

@@ -1,11 +1,13 @@
 //! The clock and the seeded random numbers of one call.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use jiff::Timestamp;
 use sha2::{Digest, Sha256};
 
 use crate::event::Event;
+use crate::sandbox::http::{Exchange, Side};
 use crate::sandbox::limits;
 
 /// What WASI shows of the world: the event's time and numbers derived from the delivery; with the grant `clock` the
@@ -27,10 +29,18 @@ pub(in crate::sandbox) struct Context {
     began: u64,
     /// When the guest believes that the call began, in nanoseconds since the Unix epoch.
     wall: Option<u64>,
-    /// For each pollable the clock at which it is ready; `None` for a free place.
-    pollables: Vec<Option<u64>>,
+    /// For each pollable what it waits for; `None` for a free place.
+    pollables: Vec<Option<Awaited>>,
     /// Resources that the guest holds.
     handles: usize,
+}
+
+/// What a pollable waits for.
+enum Awaited {
+    /// That the clock has reached this.
+    Clock(u64),
+    /// That something has come of a request.
+    Exchange(Arc<Exchange>, Side),
 }
 
 /// SHA-256 of a seed and a counter, block after block.
@@ -123,12 +133,21 @@ impl Context {
 
     /// A pollable that is ready once the clock has reached `at`.
     pub(super) fn add_pollable(&mut self, at: u64) -> u32 {
+        self.add(Awaited::Clock(at))
+    }
+
+    /// One that is ready once something has come of a request.
+    pub(super) fn add_exchange(&mut self, exchange: Arc<Exchange>, side: Side) -> u32 {
+        self.add(Awaited::Exchange(exchange, side))
+    }
+
+    fn add(&mut self, awaited: Awaited) -> u32 {
         let free = self.pollables.iter().position(Option::is_none);
         let place = free.unwrap_or_else(|| {
             self.pollables.push(None);
             self.pollables.len() - 1
         });
-        self.pollables[place] = Some(at);
+        self.pollables[place] = Some(awaited);
         u32::try_from(place).unwrap_or(u32::MAX)
     }
 
@@ -155,15 +174,30 @@ impl Context {
     }
 
     /// How long the guest has to wait until one of `reps` is ready. Never, on a virtual clock: that moves on to the first
-    /// that will be, as nothing else can happen while the guest waits.
+    /// that will be, as nothing else can happen while the guest waits. Unless it waits for an answer too: then time passes.
     pub(in crate::sandbox) fn wait(&mut self, reps: &[u32]) -> Duration {
         let first = reps.iter().map(|rep| self.ready_at(*rep)).min().unwrap_or(0);
         if self.real && first > self.clock {
             self.tick();
             return Duration::from_nanos(first.saturating_sub(self.clock));
         }
+        if first > self.clock && reps.iter().any(|rep| self.awaits_answer(*rep)) {
+            return Duration::from_nanos(first - self.clock);
+        }
         self.clock = self.clock.max(first);
         Duration::ZERO
+    }
+
+    /// Whether something has come of a request that one of `reps` waits for.
+    pub(in crate::sandbox) fn answered(&self, reps: &[u32]) -> bool {
+        reps.iter().any(|rep| self.awaits_answer(*rep) && self.ready_at(*rep) == 0)
+    }
+
+    /// The guest has waited for an answer: so much has passed on a virtual clock too.
+    pub(in crate::sandbox) fn passed(&mut self, time: Duration) {
+        if !self.real {
+            self.clock = self.clock.saturating_add(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        }
     }
 
     /// Which of `reps` are ready, by their place in the list.
@@ -175,7 +209,15 @@ impl Context {
     }
 
     fn ready_at(&self, rep: u32) -> u64 {
-        self.pollables.get(rep as usize).copied().flatten().unwrap_or(0)
+        match self.pollables.get(rep as usize) {
+            Some(Some(Awaited::Clock(at))) => *at,
+            Some(Some(Awaited::Exchange(exchange, side))) if !exchange.ready(*side) => u64::MAX,
+            _ => 0,
+        }
+    }
+
+    fn awaits_answer(&self, rep: u32) -> bool {
+        matches!(self.pollables.get(rep as usize), Some(Some(Awaited::Exchange(..))))
     }
 }
 

@@ -4,8 +4,10 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, LinkerInstance, Lower, Resource, ResourceType};
 
+use super::{http, streams};
 use crate::sandbox::call::Stop;
-use crate::sandbox::host::{State, Stream};
+use crate::sandbox::host::State;
+use crate::sandbox::http::{Thing, gone};
 use crate::sandbox::limits;
 
 /// Standard input: closed.
@@ -17,7 +19,7 @@ pub(super) struct OutputStream;
 /// Something to wait for. The number is its place in the context.
 pub(super) struct Pollable;
 
-/// Why a stream failed. None ever does, so none is ever made.
+/// Why a stream failed. Only those of HTTP ever do.
 pub(super) struct IoError;
 
 struct TerminalInput;
@@ -26,27 +28,13 @@ struct Descriptor;
 struct Network;
 
 #[derive(ComponentType, Lower)]
-#[component(variant)]
-enum StreamError {
-    #[component(name = "last-operation-failed")]
-    #[expect(dead_code, reason = "part of the type; no operation of ours fails")]
-    LastOperationFailed(Resource<IoError>),
-    #[component(name = "closed")]
-    Closed,
-}
-
-#[derive(ComponentType, Lower)]
 #[component(record)]
 struct Datetime {
     seconds: u64,
     nanoseconds: u32,
 }
 
-const OUT: u32 = 1;
-const ERR: u32 = 2;
-
 type Cx<'a> = StoreContextMut<'a, State>;
-type Streamed<T> = wasmtime::Result<(Result<T, StreamError>,)>;
 
 /// The type of a resource that functions below give out.
 pub(super) fn resource(interface: &str, name: &str) -> Option<ResourceType> {
@@ -59,6 +47,7 @@ pub(super) fn resource(interface: &str, name: &str) -> Option<ResourceType> {
         ("cli/terminal-output", _) => ResourceType::host::<TerminalOutput>(),
         ("filesystem/types", "descriptor") => ResourceType::host::<Descriptor>(),
         ("sockets/network", "network") => ResourceType::host::<Network>(),
+        ("http/types", name) => return http::resource(name),
         _ => return None,
     })
 }
@@ -69,13 +58,13 @@ pub(super) fn link(to: &mut LinkerInstance<'_, State>, interface: &str, name: &s
         "cli/environment" | "cli/exit" => process(to, name),
         "cli/stdin" | "cli/stdout" | "cli/stderr" => standard_streams(to, name),
         "cli/terminal-stdin" | "cli/terminal-stdout" | "cli/terminal-stderr" => terminals(to, name),
-        "io/streams" if name.contains("input-stream") => input(to, name),
-        "io/streams" => output(to, name),
+        "io/streams" => streams::link(to, name),
         "io/poll" => poll(to, name),
         "io/error" => io_error(to, name),
         "clocks/monotonic-clock" => monotonic_clock(to, name),
         "clocks/wall-clock" => wall_clock(to, name),
         "random/random" | "random/insecure" | "random/insecure-seed" => random(to, name),
+        "http/types" | "http/outgoing-handler" => http::link(to, interface, name),
         "filesystem/preopens" | "sockets/instance-network" => outside(to, name),
         _ => Ok(false),
     }
@@ -100,8 +89,8 @@ fn process(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<b
 fn standard_streams(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
     match name {
         "get-stdin" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((own::<InputStream>(&mut cx, 0),)))?,
-        "get-stdout" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((own::<OutputStream>(&mut cx, OUT),)))?,
-        "get-stderr" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((own::<OutputStream>(&mut cx, ERR),)))?,
+        "get-stdout" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((own::<OutputStream>(&mut cx, streams::OUT),)))?,
+        "get-stderr" => to.func_wrap(name, |mut cx: Cx<'_>, ()| Ok((own::<OutputStream>(&mut cx, streams::ERR),)))?,
         _ => return Ok(false),
     }
     Ok(true)
@@ -112,55 +101,6 @@ fn terminals(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result
         "get-terminal-stdin" => to.func_wrap(name, |_: Cx<'_>, ()| Ok((None::<Resource<TerminalInput>>,)))?,
         "get-terminal-stdout" | "get-terminal-stderr" => {
             to.func_wrap(name, |_: Cx<'_>, ()| Ok((None::<Resource<TerminalOutput>>,)))?;
-        }
-        _ => return Ok(false),
-    }
-    Ok(true)
-}
-
-fn input(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
-    type Stream = Resource<InputStream>;
-    match name {
-        "[method]input-stream.read" | "[method]input-stream.blocking-read" => {
-            to.func_wrap(name, |_: Cx<'_>, _: (Stream, u64)| -> Streamed<Vec<u8>> { Ok((Err(StreamError::Closed),)) })?;
-        }
-        "[method]input-stream.skip" | "[method]input-stream.blocking-skip" => {
-            to.func_wrap(name, |_: Cx<'_>, _: (Stream, u64)| -> Streamed<u64> { Ok((Err(StreamError::Closed),)) })?;
-        }
-        "[method]input-stream.subscribe" => {
-            to.func_wrap(name, |mut cx: Cx<'_>, _: (Stream,)| Ok((ready_now(&mut cx),)))?;
-        }
-        _ => return Ok(false),
-    }
-    Ok(true)
-}
-
-fn output(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
-    type Out = Resource<OutputStream>;
-    match name {
-        "[method]output-stream.check-write" => {
-            to.func_wrap(name, |_: Cx<'_>, _: (Out,)| -> Streamed<u64> { Ok((Ok(limits::LOG_BYTES as u64),)) })?;
-        }
-        "[method]output-stream.write" | "[method]output-stream.blocking-write-and-flush" => {
-            to.func_wrap(name, |mut cx: Cx<'_>, (out, bytes): (Out, Vec<u8>)| -> Streamed<()> {
-                print(&mut cx, &out, &bytes);
-                Ok((Ok(()),))
-            })?;
-        }
-        // Zeroes are control characters: nothing of them would be left in a log line.
-        "[method]output-stream.write-zeroes" | "[method]output-stream.blocking-write-zeroes-and-flush" => {
-            to.func_wrap(name, |_: Cx<'_>, _: (Out, u64)| -> Streamed<()> { Ok((Ok(()),)) })?;
-        }
-        "[method]output-stream.flush" | "[method]output-stream.blocking-flush" => {
-            to.func_wrap(name, |_: Cx<'_>, _: (Out,)| -> Streamed<()> { Ok((Ok(()),)) })?;
-        }
-        "[method]output-stream.splice" | "[method]output-stream.blocking-splice" => {
-            to.func_wrap(name, |_: Cx<'_>, _: (Out, Resource<InputStream>, u64)| -> Streamed<u64> {
-                Ok((Err(StreamError::Closed),))
-            })?;
-        }
-        "[method]output-stream.subscribe" => {
-            to.func_wrap(name, |mut cx: Cx<'_>, _: (Out,)| Ok((ready_now(&mut cx),)))?;
         }
         _ => return Ok(false),
     }
@@ -192,7 +132,10 @@ fn poll(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool
 fn io_error(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<bool> {
     match name {
         "[method]error.to-debug-string" => {
-            to.func_wrap(name, |_: Cx<'_>, _: (Resource<IoError>,)| Ok((String::from("refused"),)))?;
+            to.func_wrap(name, |mut cx: Cx<'_>, (error,): (Resource<IoError>,)| {
+                let Thing::Error(failure) = cx.data_mut().http().get(error.rep())? else { return Err(gone()) };
+                Ok((format!("{:?}", failure.code),))
+            })?;
         }
         _ => return Ok(false),
     }
@@ -269,19 +212,14 @@ fn outside(to: &mut LinkerInstance<'_, State>, name: &str) -> wasmtime::Result<b
 }
 
 /// A resource for the guest to keep: each is counted.
-fn own<T>(cx: &mut Cx<'_>, rep: u32) -> Resource<T> {
+pub(super) fn own<T>(cx: &mut Cx<'_>, rep: u32) -> Resource<T> {
     cx.data_mut().wasi.hand_out();
     Resource::new_own(rep)
 }
 
-fn ready_now(cx: &mut Cx<'_>) -> Resource<Pollable> {
+pub(super) fn ready_now(cx: &mut Cx<'_>) -> Resource<Pollable> {
     let place = cx.data_mut().wasi.add_pollable(0);
     own(cx, place)
-}
-
-fn print(cx: &mut Cx<'_>, out: &Resource<OutputStream>, bytes: &[u8]) {
-    let stream = if out.rep() == ERR { Stream::Err } else { Stream::Out };
-    cx.data_mut().print(stream, bytes);
 }
 
 /// Without the system's numbers, which there always are, the call is not the guest's to answer for: an error of input and
