@@ -125,6 +125,11 @@ hostile: setup ## Call each hostile handler thousands of times, and measure its 
 	cargo build --package sandbar
 	cargo test --package sandbar-tests --test all -- hostile:: --nocapture --test-threads 1
 
+# IMAGE_CHECK=--required fails where it cannot be done, as it does in CI.
+.PHONY: image-check
+image-check: peers guests ## Build the Dockerfile's image in a chroot and serve an event with it; needs root
+	@$(SANDBAR_PYTHON) scripts/container-check.py $(IMAGE_CHECK)
+
 .PHONY: clean
 clean: ## Remove everything that was built
 	cargo clean
