@@ -57,6 +57,23 @@ fn only_what_it_imports_itself_is_told() {
 }
 
 #[test]
+fn what_a_component_says_of_itself_makes_no_lines_of_its_own() {
+    let forged = "x\nsignature  by a friend\u{1b}[2J";
+    let mut wasm = component("", HANDLE);
+    let part = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let section = [part("producers"), vec![1], part(forged), vec![1], part(forged), part("1")].concat();
+    wasm.extend([0, u8::try_from(section.len()).unwrap()]);
+    wasm.extend(section);
+    let import = format!(r#"(component (import "{}" (func)))"#, forged.replace('\n', "\\n").replace('\u{1b}', "\\1b"));
+    let (made, asking) = (inspect(&wasm), inspect(&wat::parse_str(import).unwrap()));
+    assert!(made.refusal.is_none(), "{made:?}");
+    let refusal = asking.refusal.unwrap().to_string();
+    for said in [&made.producers[0].field, &made.producers[0].name, &asking.imports[0], &refusal] {
+        assert!(!said.contains(char::is_control), "{said:?}");
+    }
+}
+
+#[test]
 fn a_signature_is_told_and_not_believed() {
     let wasm = component("", HANDLE);
     let pair = KeyPair::generate();

@@ -7,7 +7,7 @@ use super::grants::{Capability, MissingGrant, missing};
 use super::modules::{LoadError, capabilities, look, no_guest, served};
 use super::signature;
 use super::trust::hex;
-use super::{Malformed, Spec, Trust, TrustedKey, call, contract_v0_1, text};
+use super::{Malformed, Spec, Trust, TrustedKey, call, contract_v0_1, shape, text};
 
 /// What is told of a component.
 #[derive(Debug)]
@@ -93,7 +93,8 @@ pub fn inspect(wasm: &[u8]) -> Inspection {
         refusal: look(wasm).err(),
     };
     if found.refusal.is_none() {
-        found.refusal = found.read(wasm).err();
+        let read = found.read(wasm);
+        found.refusal = shape::check(wasm).and(read).err();
     }
     found.capabilities = capabilities(&found.imports);
     // The language first, then what it was made with, in the order of the file.
