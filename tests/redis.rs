@@ -19,7 +19,7 @@ mod repair;
 mod reports;
 mod sentinel;
 mod taken;
-mod tls;
+pub(crate) mod tls;
 mod trim;
 mod trouble;
 

@@ -12,6 +12,7 @@ use crate::support::host::{Bench, HandlerToml, Host};
 use crate::support::redis::Server;
 
 mod cap;
+mod confined;
 mod death;
 mod disk;
 mod divided;
@@ -20,12 +21,16 @@ mod input;
 mod order;
 mod outage;
 mod pacing;
+mod reaching;
 mod refusing;
+mod reloading;
 mod resting;
 mod retrying;
 mod secrets;
 mod serving;
 mod steering;
+mod swap_soak;
+mod swapping;
 mod trusting;
 
 fn embedded(bench: &Bench) -> String {

@@ -1,6 +1,7 @@
 //! The sandbox, called as the pipeline calls it: real guests, real pool, real threads.
 
 mod calls;
+pub(crate) mod compiling;
 pub(crate) mod component;
 mod contract;
 mod effects;

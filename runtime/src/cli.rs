@@ -1,13 +1,15 @@
 //! The commands, one file each, and what they share: options, exit codes, how an error is told.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sandbar::bus::{self, Bus};
 use sandbar::config::{Config, Environment, Problems};
 use sandbar::decode::Decoder;
+use sandbar::sandbox::{self, Compiler, Compiling};
 use sandbar::telemetry;
 
 mod check;
@@ -15,20 +17,26 @@ mod codec;
 mod demo;
 mod dlq;
 mod documents;
+mod harden;
 mod inspect;
 mod out;
+mod probe;
 mod publish;
 mod replay;
 mod run;
 mod socket;
 mod status;
 mod steer;
+mod swap;
+mod test;
+mod versions;
 
 /// Runs event handlers in WebAssembly sandboxes over a message bus.
 ///
 /// Exit codes: 0 done; 1 unexpected; 2 wrong use or configuration; 3 the bus cannot be reached or refuses the
 /// credentials; 4 refused to start (a module that does not load, a key of the wrong type, foreign consumers); 5 the
-/// drain was cut short; 6 too many failures in a row, or some in a replay.
+/// drain was cut short; 6 too many failures in a row, or some in a replay or a
+/// test.
 #[derive(Debug, Parser)]
 #[command(name = "sandbar", version, color = clap::ColorChoice::Never, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -46,12 +54,20 @@ enum Command {
     Check(check::Args),
     /// Say what a component is and what it asks for, without compiling it
     Inspect(inspect::Args),
+    /// Run a component's fixtures in the sandbox, without a bus
+    Test(test::Args),
     /// Show how far each handler is on each of its topics
     Status(status::Args),
     /// Let handlers read and call nothing until they are resumed, on every host of this file on this machine
     Pause(steer::Args),
     /// Let handlers that are paused go on
     Resume(steer::Args),
+    /// Have a handler served by another component from the next call on, on all hosts of its group
+    Swap(swap::Swap),
+    /// Undo a handler's last swap, on all hosts of its group
+    Rollback(swap::Rollback),
+    /// Show which components handlers were to run, since when, and who asked
+    Versions(versions::Args),
     /// Run history through a handler beside its group, which takes no notice
     Replay(replay::Args),
     /// List, show, send again or delete dead letters
@@ -63,10 +79,34 @@ enum Command {
     Decode(codec::Args),
     /// Read one JSON document from stdin and write its Avro datum to stdout
     Encode(codec::Args),
+    /// Compile modules for the process that started this one
+    #[command(name = sandbox::COMPILER_COMMAND, hide = true)]
+    CompileServer,
+    /// Try what a confined process must not be able to do
+    #[command(hide = true)]
+    Probe(probe::Args),
+}
+
+/// A command that is ready to run, or that is done.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    Done(Exit),
+    Work(Work),
+}
+
+/// What is left to do once there are threads.
+#[derive(Debug)]
+pub(crate) struct Work(Todo);
+
+#[derive(Debug)]
+enum Todo {
+    /// The host, which has confined itself.
+    Host(Box<run::Ready>),
+    Command(Box<Command>),
 }
 
 /// Where the configuration is.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ConfigArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = "sandbar.toml", env = "SANDBAR_CONFIG")]
@@ -102,21 +142,51 @@ pub(crate) struct Failure {
 // === impl Cli ===
 
 impl Cli {
+    /// Does what must be done while the process has one thread.
+    pub(crate) fn prepare(self) -> Result<Prepared, Failure> {
+        let todo = match self.command {
+            Command::CompileServer => {
+                sandbox::serve_compiler()?;
+                return Ok(Prepared::Done(Exit::Clean));
+            }
+            Command::Probe(args) => return probe::run(&args).map(Prepared::Done),
+            Command::Run(args) => match run::prepare(args)? {
+                Some(ready) => Todo::Host(Box::new(ready)),
+                None => return Ok(Prepared::Done(Exit::Clean)),
+            },
+            command => {
+                // A command tells its errors itself; the handlers of the demo fail on purpose.
+                let level = if matches!(command, Command::Demo(_)) { "off" } else { "error" };
+                let quiet = telemetry::Settings { level: level.to_owned(), ..telemetry::Settings::default() };
+                log_to_stderr(quiet)?;
+                Todo::Command(Box::new(command))
+            }
+        };
+        Ok(Prepared::Work(Work(todo)))
+    }
+}
+
+// === impl Work ===
+
+impl Work {
     pub(crate) async fn run(self) -> Result<Exit, Failure> {
-        if !matches!(self.command, Command::Run(_)) {
-            // A command tells its errors itself; the handlers of the demo fail on purpose.
-            let level = if matches!(self.command, Command::Demo(_)) { "off" } else { "error" };
-            let quiet = telemetry::Settings { level: level.to_owned(), ..telemetry::Settings::default() };
-            log_to_stderr(quiet)?;
-        }
-        match self.command {
-            Command::Run(args) => run::run(args).await,
+        let command = match self.0 {
+            Todo::Host(ready) => return run::run(*ready).await,
+            Todo::Command(command) => *command,
+        };
+        match command {
+            // Neither comes here.
+            Command::Run(_) | Command::CompileServer | Command::Probe(_) => Ok(Exit::Clean),
             Command::Publish(args) => publish::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Inspect(args) => inspect::run(&args),
+            Command::Test(args) => test::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Pause(args) => steer::run(args, steer::Wish::Pause).await,
             Command::Resume(args) => steer::run(args, steer::Wish::Resume).await,
+            Command::Swap(args) => swap::swap(args).await,
+            Command::Rollback(args) => swap::roll_back(args).await,
+            Command::Versions(args) => versions::run(args).await,
             Command::Replay(args) => replay::run(args).await,
             Command::Dlq(command) => dlq::run(command).await,
             Command::Demo(args) => demo::run(args).await,
@@ -144,6 +214,14 @@ fn decoder(config: &Config) -> Result<Decoder, Failure> {
     })
 }
 
+/// Starts the process in which the modules of this configuration are compiled: this program, once more.
+fn compiler(config: &Config) -> Result<Compiling, Failure> {
+    // Not by the name it was started with, under which there may be another program by now.
+    let program = Path::new("/proc/self/exe");
+    let started = Compiler::start(program, config.host.compile).context("the compiler's process cannot be started");
+    Ok(Compiling::InChild(started.map_err(Failure::unexpected)?))
+}
+
 async fn open(config: &Config) -> Result<Arc<dyn Bus>, Failure> {
     Ok(bus::open(&config.bus).await?)
 }
@@ -151,6 +229,10 @@ async fn open(config: &Config) -> Result<Arc<dyn Bus>, Failure> {
 // === impl ConfigArgs ===
 
 impl ConfigArgs {
+    fn path(&self) -> &std::path::Path {
+        &self.config
+    }
+
     fn load(&self) -> Result<Config, Failure> {
         Ok(Config::load(&self.config, &Environment::of_process())?)
     }

@@ -87,6 +87,12 @@ pub struct Host {
     pub control: ControlSocket,
     /// Where compiled modules are kept for later starts, if anywhere.
     pub code_cache: Option<PathBuf>,
+    /// How far compiling a module may go, in a process of its own.
+    pub compile: sandbox::CompileLimits,
+    /// Where modules are compiled. No file says it: programs that have a second process to compile in put it here.
+    pub compiling: sandbox::Compiling,
+    /// Whether the host, once started, gives up whatever serving does not need.
+    pub hardening: bool,
     /// What is logged and how.
     pub log: telemetry::Settings,
 }
@@ -118,6 +124,9 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Threads beyond this are a slip of the keyboard.
 const MOST_THREADS: u64 = 1024;
+
+/// With less no thread of a compiler could start.
+const LEAST_COMPILE_MEMORY: u64 = 64 << 20;
 
 /// Bytes of a secret at least: shorter ones can be found by trying.
 const LEAST_SECRET: usize = 16;
@@ -294,6 +303,9 @@ fn host(section: &mut Section<'_>, directory: &Path, environment: &Environment) 
         trusted_keys: trust::keys(section, directory),
         control: control(section, directory),
         code_cache: code_cache(section, directory, environment),
+        compile: compile(section),
+        compiling: sandbox::Compiling::default(),
+        hardening: section.word("hardening", &[("on", true), ("off", false)], true),
         log: log(section),
     }
 }
@@ -325,6 +337,16 @@ fn code_cache(section: &mut Section<'_>, directory: &Path, environment: &Environ
     };
     let found = section.get("code_cache", "the path of a directory, or false for none", read);
     found.map_or_else(ordinary, |found| found.value)
+}
+
+fn compile(section: &mut Section<'_>) -> sandbox::CompileLimits {
+    let default = sandbox::CompileLimits::default();
+    sandbox::CompileLimits {
+        time: section.duration("compile_time", "1s").map_or(default.time, |found| found.value),
+        memory: section
+            .size("compile_memory", LEAST_COMPILE_MEMORY, u64::MAX >> 1, "of 64MiB or more")
+            .unwrap_or(default.memory),
+    }
 }
 
 /// Not by [`Section::get`], which shows the value that it refuses.

@@ -6,7 +6,7 @@ use clap::Parser as _;
 
 mod cli;
 
-use cli::{Cli, Exit, Failure};
+use cli::{Cli, Exit, Failure, Prepared};
 
 /// An event is allocated on one thread and freed on another, which the system's allocator takes badly: with this one
 /// the benchmark's `noop_fresh` handled 7 to 9 % more events.
@@ -22,12 +22,18 @@ fn main() -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Clean }.into();
         }
     };
+    // What a process gives up for good it gives up before it has threads, which inherit that.
+    let work = match cli.prepare() {
+        Ok(Prepared::Done(exit)) => return exit.into(),
+        Ok(Prepared::Work(work)) => work,
+        Err(failure) => return failure.report(),
+    };
     // One thread of the runtime can wait on the bus while another settles; calls have threads of their own.
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::unexpected(anyhow::Error::new(error).context("start the runtime")).report(),
     };
-    let ended = runtime.block_on(cli.run());
+    let ended = runtime.block_on(work.run());
     // After a drain that was cut short there are threads that must not be waited for.
     runtime.shutdown_background();
     match ended {

@@ -2,6 +2,7 @@
 //!
 //! - `engine`: the pool behind all handlers; [`Sandbox`].
 //! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to.
+//! - `compile`: in a process of its own, or here; `confine` is what such a process takes from itself.
 //! - `inspect`: what a component is, without compiling it.
 //! - `call`: one event through one instance, a fresh one unless `reuse` has kept one.
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
@@ -13,6 +14,8 @@
 
 mod cache;
 mod call;
+mod compile;
+pub mod confine;
 mod contract_v0_1;
 mod engine;
 mod grants;
@@ -39,6 +42,8 @@ use bytes::Bytes;
 
 use crate::event::{Effects, Event, KeyList, Outgoing, Payload, Verdict, Versioned};
 
+pub use compile::{COMMAND as COMPILER_COMMAND, serve as serve_compiler};
+pub use compile::{CompileLimits, Compiler, Compiling, confine_as_compiler};
 pub use engine::{Error, Sandbox, Secret, Settings};
 pub use grants::{Capability, MissingGrant, missing_grants};
 pub use inspect::{Acceptance, Inspection, Producer, Signatures, inspect};
@@ -72,6 +77,8 @@ pub struct Limits {
     pub time: Duration,
     /// Bytes of all linear memories and tables of the instance together.
     pub memory: u64,
+    /// Calls that may compute at once, on cores of their own. Not a limit of one call: what is more waits its turn.
+    pub core_slots: usize,
     /// Handles (streams, pollables, …) that the guest may hold at once.
     pub handles: usize,
     /// Times the guest may call the host, or the engine's helpers.

@@ -12,7 +12,7 @@ use crate::support::bounded;
 use crate::support::redis::Server;
 
 /// A folder with `ca.pem`, and `cert.pem` and `key.pem` that it vouches for, for 127.0.0.1 and no other name.
-fn certificates() -> TempDir {
+pub(crate) fn certificates() -> TempDir {
     let folder = TempDir::new().unwrap();
     let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
     openssl(folder.path(), &key, &["-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca of the test"]);

@@ -2,10 +2,13 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use sandbar::sandbox::confine::{self, Call};
 use serde_json::Value;
 
 use super::BOUND;
@@ -49,6 +52,25 @@ pub(crate) fn binary() -> PathBuf {
     let path = std::env::var_os("SANDBAR_BIN").map_or_else(beside, PathBuf::from);
     assert!(path.is_file(), "{} is missing: run `cargo build -p sandbar`, or `make test`", path.display());
     path
+}
+
+/// Which Landlock this kernel has; 0 for none. 4 restricts listening, 6 signals.
+pub(crate) fn landlock() -> i64 {
+    const VERSION: libc::c_uint = 1;
+    // SAFETY: with this flag the call reads and writes no memory.
+    unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) }.max(0)
+}
+
+/// Starts it as on a kernel that lacks these system calls.
+pub(crate) fn without(command: &mut Command, calls: &'static [i64]) {
+    let lack = move || {
+        let calls: Vec<Call> = calls.iter().copied().map(Call::any).collect();
+        confine::no_new_privileges().map_err(io::Error::other)?;
+        confine::refuse(&calls, libc::ENOSYS).map_err(io::Error::other)
+    };
+    // SAFETY: the copy of this process makes no use of what another thread may have been changing, but for the heap, which
+    // the C library leaves in order.
+    unsafe { command.pre_exec(lack) };
 }
 
 // === impl HandlerToml ===
@@ -134,19 +156,26 @@ impl Bench {
 
     /// Starts `sandbar run`.
     pub(crate) fn run(&self, config: &Path, more: &[&str]) -> Host {
+        self.run_as(config, more, |_| {})
+    }
+
+    /// Starts `sandbar run` as `set_up` says.
+    pub(crate) fn run_as(&self, config: &Path, more: &[&str], set_up: impl FnOnce(&mut Command)) -> Host {
         let mut command = self.command(&["run", "--config"]);
         command.arg(config).args(more);
+        set_up(&mut command);
         self.start(command)
     }
 
     /// Starts `sandbar run` so that it obeys.
     pub(crate) fn run_under(&self, shim: &Shim, config: &Path) -> Host {
-        let mut command = self.command(&["run", "--config"]);
-        command.arg(config).envs(shim.environment());
-        self.start(command)
+        self.run_as(config, &[], |command| {
+            command.envs(shim.environment());
+        })
     }
 
-    fn start(&self, mut command: Command) -> Host {
+    /// Starts a host by a command of its own.
+    pub(crate) fn start(&self, mut command: Command) -> Host {
         let name = uuid::Uuid::new_v4().simple().to_string();
         let (log, stdout) = (self.path(&format!("{name}.log")), self.path(&format!("{name}.out")));
         let child = command
@@ -166,6 +195,11 @@ impl Host {
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Processor time it has used.

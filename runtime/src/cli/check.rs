@@ -10,7 +10,7 @@ use sandbar::dispatch::Filter;
 use sandbar::sandbox::{self, Sandbox};
 use serde_json::{Value, json};
 
-use super::{ConfigArgs, Exit, Failure, exit_of, out};
+use super::{ConfigArgs, Exit, Failure, compiler, exit_of, out};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -43,7 +43,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     findings.errors.extend(problems.into_iter().map(|problem| (Exit::Usage, problem)));
     if let Some(config) = &config {
         findings.check_schemas(config);
-        findings.check_modules(config);
+        findings.check_modules(config)?;
         findings.check_secrets(config, args.offline);
         if config.handlers.is_empty() && findings.errors.is_empty() {
             findings.warnings.push(config.problem(&Place::File, "no handler is enabled: `run` has nothing to do"));
@@ -89,24 +89,26 @@ impl Findings {
         }
     }
 
-    fn check_modules(&mut self, config: &Config) {
+    fn check_modules(&mut self, config: &Config) -> Result<(), Failure> {
         let max_memory = config.handlers.iter().map(|handler| handler.spec.limits.memory).max().unwrap_or_default();
         if max_memory == 0 {
-            return;
+            return Ok(());
         }
         // Nothing is called, so one place in the pool is enough.
         let (secret, code_cache) = (config.host.secret.clone(), config.host.code_cache.clone());
-        let settings = sandbox::Settings { threads: 1, max_memory, secret, reuse: false, code_cache };
+        let compiling = compiler(config)?;
+        let settings = sandbox::Settings { threads: 1, max_memory, secret, reuse: false, code_cache, compiling };
         let sandbox = match Sandbox::new(&settings) {
             Ok(sandbox) => sandbox,
             Err(error) => {
                 self.errors.push((Exit::Refused, config.problem(&Place::File, format!("the sandbox: {error}"))));
-                return;
+                return Ok(());
             }
         };
         for handler in &config.handlers {
             self.check_module(config, handler, &sandbox);
         }
+        Ok(())
     }
 
     fn check_module(&mut self, config: &Config, handler: &HandlerConfig, sandbox: &Sandbox) {

@@ -12,7 +12,7 @@ use sandbar::pipeline::{self, Control, Observer, Outcome, Record, Summary, Tally
 use serde_json::json;
 
 use super::run::{document, exit_of_start};
-use super::{Exit, Failure, open, out, publish};
+use super::{Exit, Failure, compiler, open, out, publish};
 
 /// Where the built guests are, if not where the demo's configuration says.
 const GUESTS: &str = "SANDBAR_GUESTS";
@@ -83,6 +83,7 @@ fn config(args: &Args, scratch: &Path) -> Result<Config, Failure> {
         Failure::from(problems).with("run it from the project's folder, or name the demo's with --dir")
     })?;
     config.bus.url = format!("sqlite:{}", scratch.join("demo.db").display());
+    config.host.compiling = compiler(&config)?;
     for handler in &mut config.handlers {
         if let (Some(dir), Some(file)) = (&guests, handler.module.file_name()) {
             handler.module = dir.join(file);

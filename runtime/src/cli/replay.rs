@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::run::{Signals, exit_of_start};
-use super::{ConfigArgs, Exit, Failure, decoder, out};
+use super::{ConfigArgs, Exit, Failure, compiler, decoder, out};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -63,6 +63,7 @@ fn edge(text: &str) -> Result<Edge, String> {
 
 pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     let mut config = args.config.load()?;
+    config.host.compiling = compiler(&config)?;
     let handler = chosen(&config, &args)?;
     config.handlers = vec![handler];
     let request = Request {

@@ -1,18 +1,20 @@
 //! `sandbar run`: the host itself.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbar::config::{Config, ControlSocket};
-use sandbar::pipeline::{self, Control, Quiet, Stopped, Summary, Until};
+use sandbar::config::{Config, ControlSocket, Environment, Problems};
+use sandbar::pipeline::{self, Control, Quiet, Reloaded, Stopped, Summary, Until};
+use sandbar::sandbox::Compiling;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{ConfigArgs, Exit, Failure, exit_of, log_to_stderr, out, socket};
+use super::{ConfigArgs, Exit, Failure, compiler, exit_of, harden, log_to_stderr, out, socket};
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
@@ -30,14 +32,22 @@ pub(super) struct Args {
 /// `timeout` and some shells signal the process and then its group, so that one wish arrives twice.
 const ECHO: Duration = Duration::from_millis(300);
 
-pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
+/// A host that has its configuration and its compiler, and has given up what it does not need.
+#[derive(Debug)]
+pub(super) struct Ready {
+    args: Args,
+    config: Config,
+}
+
+/// Reads the configuration and confines this process, which has one thread; `None` if there is nothing to run.
+pub(super) fn prepare(args: Args) -> Result<Option<Ready>, Failure> {
     let mut config = args.config.load()?;
     log_to_stderr(config.host.log.clone())?;
     if !config.host.consumers_enabled {
         out::note(format_args!(
             "consumers are disabled by host.consumers_enabled or EVENT_BUS_REDIS_CONSUMERS_ENABLED: nothing runs"
         ));
-        return Ok(Exit::Clean);
+        return Ok(None);
     }
     if config.handlers.is_empty() {
         let path = config.path.display();
@@ -46,6 +56,13 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     for handler in &mut config.handlers {
         handler.group.join_foreign = args.join_foreign;
     }
+    // A confined process starts no other.
+    config.host.compiling = compiler(&config)?;
+    harden::harden(&config)?;
+    Ok(Some(Ready { args, config }))
+}
+
+pub(super) async fn run(Ready { args, config }: Ready) -> Result<Exit, Failure> {
     let mut signals = Signals::new()?;
     let until = if args.until_idle { Until::Idle } else { Until::Shutdown };
     let (stop, mut stopped) = watch::channel(false);
@@ -59,6 +76,16 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     });
     let running = pipeline::run(&config, until, Arc::new(Quiet), &control, shutdown);
     tokio::pin!(running);
+    // In a terminal a hang-up means that its user has gone.
+    if !std::io::stdin().is_terminal() {
+        let (mut hangup, control, args) = (signal(SignalKind::hangup())?, Arc::clone(&control), args.clone());
+        let (environment, compiling) = (Environment::of_process(), config.host.compiling.clone());
+        serving.spawn(async move {
+            while hangup.recv().await.is_some() {
+                reload(&control, &args, &environment, &compiling).await;
+            }
+        });
+    }
     let summary = tokio::select! {
         ended = &mut running => ended,
         name = signals.next() => {
@@ -92,6 +119,34 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
             Exit::Failures
         }
     })
+}
+
+/// Takes the configuration over as it stands now. Whatever is wrong is said, and changes nothing.
+async fn reload(control: &Control, args: &Args, environment: &Environment, compiling: &Compiling) {
+    let path = args.config.path();
+    let mut config = match Config::load(path, environment) {
+        Ok(config) => config,
+        Err(Problems(problems)) => {
+            for problem in &problems {
+                tracing::error!(%problem, "the configuration is not taken over");
+            }
+            return;
+        }
+    };
+    for handler in &mut config.handlers {
+        handler.group.join_foreign = args.join_foreign;
+    }
+    // There is no other: a confined process starts none.
+    config.host.compiling = compiling.clone();
+    match control.reload(config).await {
+        Ok(Reloaded { added, changed, removed }) => {
+            tracing::info!(?added, ?changed, ?removed, "the configuration is taken over");
+        }
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            tracing::error!(error = format!("{error:#}"), "the configuration is not taken over");
+        }
+    }
 }
 
 /// A socket that was asked for must be there; one that was not is no reason not to run.

@@ -27,6 +27,9 @@ pub(super) const HOST: Keys = Keys {
         "trusted_keys",
         "control",
         "code_cache",
+        "compile_time",
+        "compile_memory",
+        "hardening",
         "log",
     ],
 };
@@ -38,6 +41,7 @@ pub(super) const HANDLER: Keys = Keys {
         "module",
         "sha256",
         "trusted_keys",
+        "watch",
         "topics",
         "types",
         "group",
@@ -66,6 +70,7 @@ pub(super) const LIMITS: Keys = Keys {
     keys: &[
         "time",
         "memory",
+        "core_slots",
         "handles",
         "host_calls",
         "host_call_bytes",

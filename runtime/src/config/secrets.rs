@@ -125,6 +125,14 @@ impl Config {
 // === impl SecretSources ===
 
 impl SecretSources {
+    /// The files that secrets are read from.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.0.values().filter_map(|source| match source {
+            Source::File(path) => Some(path.as_path()),
+            Source::Variable(..) => None,
+        })
+    }
+
     fn value(&self, name: &str, warn: &mut dyn FnMut(String)) -> Result<Secret, String> {
         let (value, whence) = match self.0.get(name) {
             Some(Source::Variable(variable, Some(value))) => (value.clone(), variable.clone()),

@@ -24,6 +24,10 @@ pub const MEMORY_CEILING: u64 = 4 << 30;
 /// What one element of a table is charged against the memory limit: a pointer, and as much again for its bookkeeping.
 pub const TABLE_ELEMENT_BYTES: u64 = 16;
 
+/// Cores that the calls of one handler may keep busy: as many as there are. While others wait, none has more than half of
+/// them anyway.
+pub const CORE_SLOTS: usize = usize::MAX;
+
 // === the pool: what one call may hold at once, times the calls that may run at once ===
 
 /// Threads that may be inside a guest at once, with those that stand in for slow calls. More would wait for a core
@@ -115,7 +119,7 @@ pub const TYPES: usize = 50_000;
 pub const FUNCTIONS: usize = 200_000;
 
 /// Bytes of one function. The largest of an interpreter have a few hundred thousand. Compiling takes the more time per
-/// byte the larger a function is, and nothing can stop it.
+/// byte the larger a function is, and nothing stops it but the end of its process.
 pub const FUNCTION_BYTES: usize = 1 << 20;
 
 /// Bytes of each function times its local variables, of all functions together: what compiling takes grows with it. One
@@ -125,6 +129,27 @@ pub const COMPILE_WORK: u64 = 4_000_000_000;
 
 /// Components in components. Composed ones have 2 or 3.
 pub const NESTING: usize = 16;
+
+/// Processors' time of compiling one module, in a process of its own; what takes more keeps a start or a swap waiting.
+/// Measured with a development build, whose compiler is optimised by one level of three: the example handlers of 60 to
+/// 370 kB take 0.2 to 0.9 s, a module of 20 MB of code 36 s in small functions and 47 s in large ones.
+pub const COMPILE_TIME: Duration = Duration::from_secs(120);
+
+/// How many times [`COMPILE_TIME`] may pass until a process is ended that does not take that time: it waits for others
+/// that want the processor, or for nothing.
+pub const COMPILE_WALL: u32 = 4;
+
+/// Threads of a compiler, if there are as many cores. Each takes some 90 MiB of address space whatever the module is, of which
+/// little is used: with 64 the least that compiles an example handler is 2 GiB, with 8 it is 750 MiB.
+pub const COMPILE_THREADS: usize = 8;
+
+/// Bytes of address space of compiling one module, beside what the process has anyway (105 MiB) and the module. Measured as
+/// above, with two threads: the example handlers take 200 to 260 MiB, of which 60 to 110 are used, the module of 20 MB takes 420
+/// to 690, of which 330 to 440 are used.
+pub const COMPILE_MEMORY: u64 = 4 << 30;
+
+/// Bytes of the code that a compiler may answer with: what one entry of the code cache may have.
+pub const COMPILED_BYTES: u64 = CODE_CACHE_BYTES;
 
 /// Bytes of the code cache. What was not used for longest goes first. A compiled module has two to five times its bytes.
 pub const CODE_CACHE_BYTES: u64 = 1 << 30;
@@ -148,8 +173,13 @@ pub const SLOW_CALL: Duration = Duration::from_millis(5);
 /// important as others' again: whoever stops now and then can take a small part of the processor only.
 pub const OVERRUN_CALLS: u32 = 32;
 
-/// How long such a call rests after each [`TICK`] in which others have work: it takes a tenth of what it could.
-pub const OVERRUN_REST: Duration = Duration::from_millis(9);
+/// How long such a call rests after each [`TICK`] in which others have work, or had some a moment ago: it takes a twentieth
+/// of a core or so. Its time stands still meanwhile.
+pub const OVERRUN_REST: Duration = Duration::from_millis(24);
+
+/// Others that had work so short a time ago count as having some: steady traffic comes every few milliseconds at most, and
+/// a call that looks in between would take the core just when they come back.
+pub const OTHERS_LATELY: Duration = Duration::from_millis(50);
 
 /// A worker that has held its slot for so long lets another handler have it, if one waits: as long as one slow call may
 /// hold it, so that many short ones are no worse.
@@ -242,6 +272,7 @@ impl Default for Limits {
         Self {
             time: TIME,
             memory: MEMORY,
+            core_slots: CORE_SLOTS,
             handles: HANDLES,
             host_calls: HOST_CALLS,
             host_call_bytes: HOST_CALL_BYTES,

@@ -11,6 +11,7 @@ use wasmtime::component::types::{ComponentInstance, ComponentItem};
 use wasmtime::component::{Component, InstancePre, Linker};
 
 use super::cache::Cache;
+use super::compile::Compiling;
 use super::engine::Secret;
 use super::grants::{Capability, MissingGrant, missing_grants};
 use super::host::State;
@@ -94,6 +95,25 @@ pub enum LoadError {
     /// It does not validate or compile.
     #[error("is no valid component: {0}")]
     Invalid(String),
+    /// Compiling it was stopped for the time it took.
+    #[error("takes more than {limit} of processor time to compile; more: [host] compile_time = \"{more}\"")]
+    CompileTime {
+        /// What a module may take.
+        limit: String,
+        /// Twice as much.
+        more: String,
+    },
+    /// Compiling it was stopped for the memory it took.
+    #[error("takes more than {limit} of memory to compile; more: [host] compile_memory = \"{more}\"")]
+    CompileMemory {
+        /// What a module may take.
+        limit: String,
+        /// Twice as much.
+        more: String,
+    },
+    /// The compiler broke on it, or is not there.
+    #[error("could not be compiled: {0}")]
+    Compiler(String),
     /// It uses the asynchronous component model.
     #[error(
         "needs the asynchronous component model ({0}), which is not served: build it for WASI 0.2 with synchronous exports"
@@ -124,7 +144,12 @@ pub enum LoadError {
 }
 
 /// Loads a component: those bytes are verified, compiled and linked. Those that were once before are in the cache.
-pub(super) fn load(engine: &Engine, cache: Option<&Cache>, wasm: &[u8]) -> Result<Module, LoadError> {
+pub(super) fn load(
+    engine: &Engine,
+    cache: Option<&Cache>,
+    compiling: &Compiling,
+    wasm: &[u8],
+) -> Result<Module, LoadError> {
     look(wasm)?;
     shape::check(wasm)?;
     let digest: [u8; 32] = Sha256::digest(wasm).into();
@@ -132,7 +157,7 @@ pub(super) fn load(engine: &Engine, cache: Option<&Cache>, wasm: &[u8]) -> Resul
     let cached = found.is_some();
     let component = match found {
         Some(component) => component,
-        None => compile(engine, wasm)?,
+        None => compile(engine, compiling, wasm)?,
     };
     let ty = component.component_type();
     let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
@@ -159,9 +184,9 @@ pub(super) fn load(engine: &Engine, cache: Option<&Cache>, wasm: &[u8]) -> Resul
     })
 }
 
-fn compile(engine: &Engine, wasm: &[u8]) -> Result<Component, LoadError> {
+fn compile(engine: &Engine, compiling: &Compiling, wasm: &[u8]) -> Result<Component, LoadError> {
     let begun = Instant::now();
-    let component = Component::from_binary(engine, wasm).map_err(|error| refused(&error))?;
+    let component = compiling.compile(engine, wasm)?;
     tracing::debug!(bytes = wasm.len(), took = ?begun.elapsed(), "the module is compiled");
     Ok(component)
 }
@@ -255,8 +280,7 @@ pub(super) fn capabilities(imports: &[String]) -> Vec<Capability> {
 }
 
 /// Sorts what wasmtime says about bytes it does not take.
-fn refused(error: &wasmtime::Error) -> LoadError {
-    let text = chain(error);
+pub(super) fn refused(text: String) -> LoadError {
     let about_memory = text.contains("memory has a minimum byte size");
     if about_memory {
         return LoadError::Pool(text, "raise the largest `[handler.limits] memory = …`, which sizes the pool");
@@ -347,13 +371,19 @@ impl Handler {
         }
     }
 
+    /// Another takes its place: calls that were submitted still run on it, and no instance waits for more. There is no way
+    /// back.
+    pub fn retire(&self) {
+        self.shelf.close();
+    }
+
     /// What a thread calls it with, one event after the other.
     pub(super) fn hand(&self) -> Hand<'_> {
         Hand::new(&self.handling, &self.shelf)
     }
 
-    /// Whether its calls are to leave the processor to others.
-    pub(super) fn steps_back(&self) -> bool {
+    /// Whether a call of it was stopped for its time of late.
+    pub(super) fn overran(&self) -> bool {
         self.handling.overruns.any()
     }
 

@@ -1,11 +1,12 @@
 //! Reads `bus.url`: the forms and parameters that redis-py takes, so that a URL can be shared with a Python service.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use redis::{Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisConnectionInfo};
 use url::Url;
 
-use self::parameters::{Parameters, Verify};
+use self::parameters::{FILES, Parameters, Verify};
 use super::super::Error;
 
 mod hosts;
@@ -97,6 +98,13 @@ impl Target {
         let client = address.client(self.client.get_connection_info());
         client.map_err(|error| Error::Unexpected(format!("bus at {address} cannot be connected to: {error}")))
     }
+}
+
+/// The files that a URL names; none if it is no URL.
+pub(super) fn files(text: &str) -> Vec<PathBuf> {
+    let url = Url::parse(&Split::of(text.to_owned()).text).ok();
+    let named = url.iter().flat_map(Url::query_pairs).filter(|(name, _)| FILES.contains(&&**name));
+    named.map(|(_, path)| PathBuf::from(&*path)).collect()
 }
 
 fn address(url: &Url, verify: Verify) -> Result<ConnectionAddr, Error> {

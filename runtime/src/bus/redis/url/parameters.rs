@@ -27,6 +27,9 @@ const USED: &[&str] = &[
     "username",
 ];
 
+/// Those that name files.
+pub(super) const FILES: [&str; 3] = ["ssl_ca_certs", "ssl_certfile", "ssl_keyfile"];
+
 /// Parameters of redis-py that steer its own machinery and mean nothing here.
 const IGNORED: &[&str] = &[
     "decode_responses",

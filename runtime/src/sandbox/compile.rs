@@ -1,0 +1,294 @@
+//! Compiling: in this process, or in one that can do nothing else.
+//!
+//! A compiler is a large program that is fed whatever a stranger wrote. [`Compiler`] is a process beside the host that
+//! has none of its memory, files, connections or secrets, and from which each module gets a process of its own, with
+//! bounds on time and memory (`server`). What comes back over its socket is code that this process will run: nothing here
+//! can tell good code from bad. So the child is trusted to compile, and what it is denied is what a module that takes the
+//! compiler over would want next: it cannot reach anything but the host's answer, it gains nothing for later modules, and
+//! it cannot keep the host from going on. SECURITY.md says what remains.
+
+use std::fs::File;
+use std::io::{self, Read, Write as _};
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use super::confine;
+use super::modules::{LoadError, chain, refused};
+use super::{call, limits};
+
+mod cell;
+mod process;
+mod server;
+
+pub use server::serve;
+
+/// What a program is started with to become a [`Compiler`].
+pub const COMMAND: &str = "compile-server";
+
+/// Where modules are compiled.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Compiling {
+    /// In this process, on the thread that loads. Nothing bounds it but what is refused beforehand: for modules whose
+    /// makers are trusted, and for programs that have no second process.
+    #[default]
+    InProcess,
+    /// In a child of this compiler.
+    InChild(Compiler),
+}
+
+/// How far compiling one module may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompileLimits {
+    /// Time of all processors together.
+    pub time: Duration,
+    /// Bytes of address space, beside what the program itself takes.
+    pub memory: u64,
+}
+
+/// A process that compiles. Cloning shares it; it ends with the last clone, or with this process.
+#[derive(Clone)]
+pub struct Compiler {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    id: u32,
+    limits: CompileLimits,
+    process: Mutex<Process>,
+}
+
+struct Process {
+    /// `None` once anything went wrong on it.
+    link: Option<File>,
+    child: Child,
+    /// What confines it was read.
+    greeted: bool,
+}
+
+/// The first byte of whatever the other side says.
+mod kind {
+    /// The process is ready. Text: which measures are not in force.
+    pub(super) const READY: u8 = 0;
+    /// Bytes: the code.
+    pub(super) const COMPILED: u8 = 1;
+    /// Text: what the compiler says against it.
+    pub(super) const REFUSED: u8 = 2;
+    /// It took too long.
+    pub(super) const TIME: u8 = 3;
+    /// It took too much memory.
+    pub(super) const MEMORY: u8 = 4;
+    /// Text: how the child ended without an answer.
+    pub(super) const DIED: u8 = 5;
+}
+
+/// What goes to the other side before a module's bytes: nanoseconds, bytes of memory, bytes that follow.
+type Header = [u64; 3];
+
+/// Beyond what a module may take, for the processes themselves.
+const SLACK: Duration = Duration::from_secs(30);
+
+/// How long a compiler may take to end when it is told to.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+// === impl CompileLimits ===
+
+impl Default for CompileLimits {
+    fn default() -> Self {
+        Self { time: limits::COMPILE_TIME, memory: limits::COMPILE_MEMORY }
+    }
+}
+
+impl CompileLimits {
+    /// When a child is ended that takes no processor time either.
+    fn wall(&self) -> Duration {
+        self.time.saturating_mul(limits::COMPILE_WALL)
+    }
+}
+
+// === impl Compiling ===
+
+impl Compiling {
+    /// Makes a component's code.
+    pub(super) fn compile(&self, engine: &Engine, wasm: &[u8]) -> Result<Component, LoadError> {
+        match self {
+            Self::InProcess => Component::from_binary(engine, wasm).map_err(|error| refused(chain(&error))),
+            Self::InChild(compiler) => {
+                let code = compiler.compile(wasm)?;
+                load(engine, &code).map_err(|error| refused(chain(&error)))
+            }
+        }
+    }
+}
+
+fn load(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: the bytes came over a socket whose other end only the process has that this one started from a program of
+    // its user's choice, and are what `precompile_component` of the same version of that program gave there, or what a
+    // module made of the compiler's process if it took it over. Nobody can check the latter: that it is not so is what is
+    // trusted. wasmtime itself refuses code of another version of its own, of other settings, or for another processor.
+    unsafe { Component::deserialize(engine, code) }
+}
+
+// === impl Compiler ===
+
+impl Compiler {
+    /// Starts one. `program` must call [`serve`] when it is started with the one argument [`COMMAND`]; `sandbar` does.
+    /// It inherits neither environment nor descriptors, and does not wait for anything here.
+    ///
+    /// # Errors
+    ///
+    /// If the process cannot be started.
+    pub fn start(program: &Path, limits: CompileLimits) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(Some(limits.wall().saturating_add(SLACK)))?;
+        ours.set_write_timeout(Some(SLACK))?;
+        let threads = available_parallelism().map_or(1, NonZeroUsize::get).min(limits::COMPILE_THREADS);
+        let child = Command::new(program)
+            .arg0("sandbar")
+            .arg(COMMAND)
+            .env_clear()
+            // The allocator would take a large piece of address space at once, of which nothing could be bounded.
+            .env("MIMALLOC_ARENA_RESERVE", "16MiB")
+            .env("RAYON_NUM_THREADS", threads.to_string())
+            .current_dir("/")
+            // What a terminal sends to the host's group is not meant for it.
+            .process_group(0)
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let link = Some(File::from(OwnedFd::from(ours)));
+        let id = child.id();
+        let process = Mutex::new(Process { link, child, greeted: false });
+        Ok(Self { inner: Arc::new(Inner { id, limits, process }) })
+    }
+
+    /// The process, for whoever looks at it from outside.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.inner.id
+    }
+
+    /// Compiles a component; one at a time.
+    fn compile(&self, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
+        let limits = &self.inner.limits;
+        let mut process = self.inner.process.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = |error: io::Error| {
+            LoadError::Compiler(format!(
+                "the compiler's process is gone ({error}); it is started with the host: start that again"
+            ))
+        };
+        let Some(mut link) = process.link.take() else { return Err(gone(io::ErrorKind::BrokenPipe.into())) };
+        if !process.greeted {
+            let (kind, text) = hear(&mut link).map_err(gone)?;
+            if kind != kind::READY {
+                return Err(gone(io::Error::other(text_of(&text))));
+            }
+            if !text.is_empty() {
+                tracing::warn!("the compiler's process is less confined than it could be: {}", text_of(&text));
+            }
+            process.greeted = true;
+        }
+        let (kind, answer) = ask(&mut link, limits, wasm).map_err(gone)?;
+        process.link = Some(link);
+        match kind {
+            kind::COMPILED => Ok(answer),
+            kind::REFUSED => Err(refused(text_of(&answer))),
+            kind::TIME => Err(LoadError::CompileTime {
+                limit: format!("{:?}", limits.time),
+                more: format!("{}s", limits.time.as_secs().max(1).saturating_mul(2)),
+            }),
+            kind::MEMORY => Err(LoadError::CompileMemory {
+                limit: call::mebibytes(limits.memory),
+                more: call::mebibytes(limits.memory.saturating_mul(2)),
+            }),
+            _ => Err(LoadError::Compiler(text_of(&answer))),
+        }
+    }
+}
+
+impl PartialEq for Compiler {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+}
+
+impl Eq for Compiler {}
+
+impl std::fmt::Debug for Compiler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiler").field("limits", &self.inner.limits).finish_non_exhaustive()
+    }
+}
+
+// === impl Process ===
+
+impl Drop for Process {
+    /// It ends by itself once nobody holds the other end of its socket, and takes its child with it. A signal might be
+    /// refused by then.
+    fn drop(&mut self) {
+        drop(self.link.take());
+        let begun = Instant::now();
+        // It is gone in a millisecond. One that hangs is left to the system.
+        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < FAREWELL {
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Confines this process as one that compiles a module, for good: to see what is left to it.
+///
+/// # Errors
+///
+/// If the kernel refuses one of the measures.
+pub fn confine_as_compiler(limits: &CompileLimits) -> Result<(), confine::Error> {
+    let own = server::address_space();
+    let missing = cell::serve()?;
+    cell::compile(limits.time, own.saturating_add(limits.memory), !missing.contains(&"no seccomp"))
+}
+
+fn ask(link: &mut File, limits: &CompileLimits, wasm: &[u8]) -> io::Result<(u8, Vec<u8>)> {
+    let time = u64::try_from(limits.time.as_nanos()).unwrap_or(u64::MAX);
+    let header: Header = [time, limits.memory, wasm.len() as u64];
+    for number in header {
+        link.write_all(&number.to_ne_bytes())?;
+    }
+    link.write_all(wasm)?;
+    hear(link)
+}
+
+/// Reads what the other side says: a byte, a length, and so many bytes.
+fn hear(link: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
+    let mut head = [0; 9];
+    link.read_exact(&mut head)?;
+    let mut length = [0; 8];
+    length.copy_from_slice(&head[1..]);
+    let length = u64::from_ne_bytes(length);
+    if length > limits::COMPILED_BYTES {
+        return Err(io::Error::other(format!("it has {length} bytes to say")));
+    }
+    let mut said = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
+    link.take(length).read_to_end(&mut said)?;
+    if said.len() as u64 == length { Ok((head[0], said)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Says it.
+fn tell(link: &mut File, kind: u8, said: &[u8]) -> io::Result<()> {
+    link.write_all(&[kind])?;
+    link.write_all(&(said.len() as u64).to_ne_bytes())?;
+    link.write_all(said)
+}
+
+/// What another process says, for a log or an error.
+fn text_of(said: &[u8]) -> String {
+    super::text::line(&String::from_utf8_lossy(said), limits::REASON_BYTES)
+}

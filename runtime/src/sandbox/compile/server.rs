@@ -1,0 +1,276 @@
+//! The process that compiles: it waits for a module, gives it to a child, and tells what the child said.
+//!
+//! It never looks at a module itself, so that what one does to its compiler does not reach the next. A child is a copy of
+//! this process, which holds nothing but an engine. It has one thread; a copy of it is whole.
+
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::panic::AssertUnwindSafe;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use wasmtime::Engine;
+
+use super::super::confine;
+use super::super::engine::compiling as settings;
+use super::super::modules::chain;
+use super::process::{close_from, kill, more, pipe, ready, same, wait};
+use super::{CompileLimits, Header, cell, kind, tell};
+use crate::sandbox::limits;
+
+/// Bytes of what a child writes as it dies.
+const LAST_WORDS: usize = 4 << 10;
+
+/// How often a child is looked for that has closed its pipes and not ended.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// A year.
+const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// What this process has, beside its socket.
+struct Server {
+    link: File,
+    engine: Engine,
+    /// Bytes of address space of this process itself.
+    own: u64,
+    filtered: bool,
+}
+
+/// How a child ended.
+struct Ended {
+    status: ExitStatus,
+    /// Time of all processors.
+    time: Duration,
+    said: Vec<u8>,
+    last_words: String,
+}
+
+/// Serves the host at the other end of standard input, until that one is gone.
+///
+/// For a program's `main`, before it has started a thread: see [`super::Compiler::start`].
+///
+/// # Errors
+///
+/// If standard input is no socket, or this process cannot be confined.
+pub fn serve() -> io::Result<()> {
+    // SAFETY: standard input is open (what starts a program sees to it), and nothing else here uses it.
+    let input = unsafe { OwnedFd::from_raw_fd(libc::STDIN_FILENO) };
+    let kind = rustix::fs::fstat(&input).map(|about| rustix::fs::FileType::from_raw_mode(about.st_mode))?;
+    if kind != rustix::fs::FileType::Socket {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a host starts this, with a socket as standard input"));
+    }
+    close_from(libc::STDERR_FILENO + 1)?;
+    let mut link = File::from(input.try_clone()?);
+    // A child must not have it. Whatever standard output is, it is not needed either.
+    same(libc::STDOUT_FILENO, input.as_raw_fd())?;
+    std::mem::forget(input);
+    let server = match start(link.try_clone()?) {
+        Ok((server, missing)) => {
+            tell(&mut link, kind::READY, missing.join(", ").as_bytes())?;
+            server
+        }
+        Err(error) => return tell(&mut link, kind::DIED, error.as_bytes()),
+    };
+    drop(link);
+    server.run()
+}
+
+fn start(link: File) -> Result<(Server, Vec<&'static str>), String> {
+    let engine = Engine::new(&settings()).map_err(|error| chain(&error))?;
+    // If memory is short the system ends this process or its child, not the host. It may refuse.
+    drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
+    let own = address_space();
+    let missing = cell::serve().map_err(|error| {
+        let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
+        format!("it cannot be confined: {error}{cause}")
+    })?;
+    let filtered = !missing.contains(&"no seccomp");
+    Ok((Server { link, engine, own, filtered }, missing))
+}
+
+/// Bytes of address space that this process takes.
+pub(super) fn address_space() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmSize:"));
+    let kibibytes = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    kibibytes.unwrap_or(0).saturating_mul(1 << 10)
+}
+
+// === impl Server ===
+
+impl Server {
+    fn run(mut self) -> io::Result<()> {
+        while let Some((limits, wasm)) = self.next()? {
+            let (kind, said) = match self.child(&limits, &wasm) {
+                Ok(Some(ended)) => ended.answer(&limits),
+                Ok(None) => return Ok(()),
+                Err(error) => (kind::DIED, format!("no process can be made for it: {error}").into_bytes()),
+            };
+            drop(wasm);
+            tell(&mut self.link, kind, &said)?;
+        }
+        Ok(())
+    }
+
+    /// The next module; `None` if the host is gone.
+    fn next(&mut self) -> io::Result<Option<(CompileLimits, Vec<u8>)>> {
+        let mut header = [[0; 8]; size_of::<Header>() / 8];
+        for number in &mut header {
+            match self.link.read_exact(number) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+                Err(error) => return Err(error),
+            }
+        }
+        let [time, memory, length] = header.map(u64::from_ne_bytes);
+        let length_read = length.min(limits::MODULE_BYTES as u64);
+        // Not more than it needs: what the child has from the start counts.
+        let mut wasm = Vec::with_capacity(usize::try_from(length_read).unwrap_or(0));
+        (&self.link).take(length_read).read_to_end(&mut wasm)?;
+        let whole = wasm.len() as u64 == length;
+        Ok(whole.then_some((CompileLimits { time: Duration::from_nanos(time), memory }, wasm)))
+    }
+
+    /// Lets a child compile; `None` if the host is gone meanwhile.
+    fn child(&self, limits: &CompileLimits, wasm: &[u8]) -> io::Result<Option<Ended>> {
+        let (output, its_output) = pipe()?;
+        let (errors, its_errors) = pipe()?;
+        let parent = std::process::id();
+        // SAFETY: this process has one thread, so that the copy has all there is and no lock is held by one it lacks.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => self.compile(parent, limits, wasm, &its_output, &its_errors),
+            child => {
+                drop((its_output, its_errors));
+                self.watch(child, limits, output, errors)
+            }
+        }
+    }
+
+    /// What the child does: it never returns.
+    fn compile(&self, parent: u32, limits: &CompileLimits, wasm: &[u8], output: &File, errors: &File) -> ! {
+        let compiled = self.try_compile(parent, limits, wasm, output, errors);
+        if let Err(error) = &compiled {
+            // Whatever this reaches is told, and nothing is lost if it reaches nobody.
+            drop(writeln!(io::stderr(), "{error}"));
+        }
+        // SAFETY: it ends this process; what is to be run at its end belongs to the one it is a copy of.
+        unsafe { libc::_exit(i32::from(compiled.is_err())) }
+    }
+
+    fn try_compile(
+        &self,
+        parent: u32,
+        limits: &CompileLimits,
+        wasm: &[u8],
+        output: &File,
+        errors: &File,
+    ) -> io::Result<()> {
+        same(output.as_raw_fd(), libc::STDOUT_FILENO)?;
+        same(errors.as_raw_fd(), libc::STDERR_FILENO)?;
+        close_from(libc::STDERR_FILENO + 1)?;
+        confine::ends_with_its_parent().map_err(io::Error::other)?;
+        // It may have ended before this one asked to end with it.
+        if std::os::unix::process::parent_id() != parent {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let memory = self.own.saturating_add(wasm.len() as u64).saturating_add(limits.memory);
+        cell::compile(limits.time, memory, self.filtered).map_err(io::Error::other)?;
+        let code = std::panic::catch_unwind(AssertUnwindSafe(|| self.engine.precompile_component(wasm)));
+        // SAFETY: the descriptor is the pipe's since above, and nothing else here writes to it.
+        let mut output = unsafe { File::from_raw_fd(libc::STDOUT_FILENO) };
+        let (kind, said) = match code {
+            Ok(Ok(code)) => (kind::COMPILED, code),
+            Ok(Err(error)) => (kind::REFUSED, chain(&error).into_bytes()),
+            // The hook has said where and why.
+            Err(_) => return Err(io::Error::other("the compiler panicked")),
+        };
+        output.write_all(&[kind])?;
+        output.write_all(&said)
+    }
+
+    /// Reads what the child says until it has ended, or is ended; `None` if the host is gone, and so is the child.
+    fn watch(
+        &self,
+        child: libc::pid_t,
+        limits: &CompileLimits,
+        output: File,
+        errors: File,
+    ) -> io::Result<Option<Ended>> {
+        let now = Instant::now();
+        // A limit that nobody lives to see is none.
+        let until = now.checked_add(limits.wall()).unwrap_or(now + FOR_EVER);
+        let (mut output, mut errors) = (Some(output), Some(errors));
+        let (mut said, mut last_words) = (Vec::new(), Vec::new());
+        let mut is_killed = false;
+        loop {
+            let is_silent = output.is_none() && errors.is_none();
+            if is_silent && let Some((status, time)) = wait(child, is_killed)? {
+                let last_words = String::from_utf8_lossy(&last_words).into_owned();
+                // What says nothing and takes no time either took too long as well.
+                let time = if Instant::now() >= until { time.max(limits.time) } else { time };
+                return Ok(Some(Ended { status, time, said, last_words }));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() && !is_killed {
+                kill(child);
+                (is_killed, output, errors) = (true, None, None);
+                continue;
+            }
+            let [host, out, err] = ready(
+                [
+                    Some(self.link.as_raw_fd()),
+                    output.as_ref().map(File::as_raw_fd),
+                    errors.as_ref().map(File::as_raw_fd),
+                ],
+                if is_silent { LOOK.min(left) } else { left },
+            )?;
+            if host {
+                // It says nothing while it waits: this is its end.
+                kill(child);
+                wait(child, true)?;
+                return Ok(None);
+            }
+            if out && !more(&mut output, &mut said, usize::try_from(limits::COMPILED_BYTES).unwrap_or(usize::MAX))? {
+                kill(child);
+                (is_killed, output, errors) = (true, None, None);
+            }
+            if err {
+                // What does not fit is passed over.
+                more(&mut errors, &mut last_words, LAST_WORDS)?;
+            }
+        }
+    }
+}
+
+// === impl Ended ===
+
+impl Ended {
+    /// What the host is told.
+    fn answer(self, limits: &CompileLimits) -> (u8, Vec<u8>) {
+        let ran_out = |text: &str| text.contains("memory allocation of") || text.contains("Cannot allocate memory");
+        if self.status.success()
+            && let Some((&kind @ (kind::COMPILED | kind::REFUSED), said)) = self.said.split_first()
+        {
+            return match kind {
+                kind::REFUSED if ran_out(&String::from_utf8_lossy(said)) => (kind::MEMORY, Vec::new()),
+                kind => (kind, said.to_vec()),
+            };
+        }
+        if self.status.signal() == Some(libc::SIGXCPU) || self.time >= limits.time {
+            return (kind::TIME, Vec::new());
+        }
+        if ran_out(&self.last_words) {
+            return (kind::MEMORY, Vec::new());
+        }
+        let ended = match self.status.signal() {
+            Some(signal) => format!("the process that compiled it was ended by signal {signal}"),
+            None => format!("the process that compiled it ended with {}", self.status.code().unwrap_or_default()),
+        };
+        let last_words = self.last_words.trim();
+        let text = if last_words.is_empty() { ended } else { format!("{ended}, after it said: {last_words}") };
+        (kind::DIED, text.into_bytes())
+    }
+}

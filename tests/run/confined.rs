@@ -1,0 +1,177 @@
+//! What a running host has given up, seen from outside and tried.
+
+use std::fs;
+
+use super::*;
+use crate::sandbox::compiling::{BLOCKS, child_of, is_over, slow, stop_at_work};
+use crate::support::host::{guest, landlock, without};
+
+/// A line of `/proc/PID/status`, of every thread.
+fn of_every_thread(process: u32, name: &str) -> Vec<String> {
+    let tasks = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let read = |task: fs::DirEntry| {
+        // A thread may have ended meanwhile.
+        let text = fs::read_to_string(task.path().join("status")).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name}:")).map(str::trim))?;
+        Some(line.to_owned())
+    };
+    tasks.filter_map(|task| read(task.unwrap())).collect()
+}
+
+fn setting(bench: &Bench, setting: &str) {
+    let path = bench.path("sandbar.toml");
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(path, format!("[host]\n{setting}\n{text}")).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_running_host_has_given_up_privileges_and_calls() {
+    for hardening in [true, false] {
+        let bench = Bench::new();
+        let url = embedded(&bench);
+        let bus = open(&url).await;
+        publish(&bus, "in", &[Draft::new("ok")]).await;
+        let config = bench.config(&url, &[probe()]);
+        if !hardening {
+            setting(&bench, "hardening = \"off\"");
+        }
+        let host = bench.run(&config, &[]);
+        progress(&bus, "probe", |lag| lag == 0).await;
+        let (privileges, calls) = (of_every_thread(host.id(), "NoNewPrivs"), of_every_thread(host.id(), "Seccomp"));
+        assert!(privileges.len() > 3, "it has threads");
+        let expected = if hardening { ("1", "2") } else { ("0", "0") };
+        assert!(privileges.iter().all(|one| one == expected.0), "{privileges:?}");
+        assert!(calls.iter().all(|one| one == expected.1), "{calls:?}");
+        let log = host.log();
+        let said = if hardening { "the host is confined" } else { "host.hardening is off" };
+        assert!(log.contains(said), "{log}");
+    }
+}
+
+#[test]
+fn files_outside_programs_and_other_processes_are_out_of_reach() {
+    let bench = Bench::new();
+    let config = bench.config(&embedded(&bench), &[probe()]);
+    let config = config.to_str().unwrap();
+    // The bus lies in another directory than the configuration, which is only read.
+    let elsewhere = Bench::new();
+    fs::write(bench.path("inside"), "x").unwrap();
+    fs::write(elsewhere.path("outside"), "x").unwrap();
+    let tried =
+        |file: &std::path::Path| bench.ok(&["probe", "host", "-c", config, "--file", file.to_str().unwrap()], b"");
+    let refused = |text: &str, what: &str, with: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("{what}: "))).unwrap();
+        assert!(line.contains(with), "{line}");
+    };
+
+    let text = tried(&elsewhere.path("outside"));
+    for what in ["fork", "look", "execute"] {
+        refused(&text, what, "os error 1)");
+    }
+    for what in ["thread", "socket", "code"] {
+        refused(&text, what, "done");
+    }
+    // It asks for a connection and finds nobody there.
+    refused(&text, "connect", "refused (os error 111)");
+    // Whatever this kernel has of it.
+    for (since, what, with) in [
+        (1, "read", "os error 13)"),
+        (1, "write", "os error 13)"),
+        (1, "list", "os error 13)"),
+        (4, "listen", "os error 13)"),
+        (6, "signal", "os error 1)"),
+    ] {
+        refused(&text, what, if landlock() >= since { with } else { "done" });
+    }
+    let text = tried(&bench.path("inside"));
+    for what in ["read", "write", "list"] {
+        refused(&text, what, "done");
+    }
+    // What replaces a module is read again.
+    let text = tried(&guest("noop"));
+    refused(&text, "read", "done");
+    if landlock() > 0 {
+        refused(&text, "write", "os error 13)");
+    }
+}
+
+#[test]
+fn beside_the_configuration_nothing_is_written() {
+    let (bench, data) = (Bench::new(), Bench::new());
+    let url = format!("sqlite:{}", data.path("bus.db").display());
+    let config = bench.config(&url, &[probe()]);
+    setting(&bench, "control = false\ncode_cache = false");
+    fs::write(bench.path("file"), "x").unwrap();
+    let file = bench.path("file");
+    let args = ["probe", "host", "-c", config.to_str().unwrap(), "--file", file.to_str().unwrap()];
+    let text = bench.ok(&args, b"");
+    assert!(text.contains("read: done"), "{text}");
+    if landlock() > 0 {
+        assert!(text.contains("write: Permission denied"), "{text}");
+    }
+}
+
+#[test]
+fn modules_that_take_too_long_keep_a_host_from_starting() {
+    let bench = Bench::new();
+    fs::write(bench.path("slow.wasm"), slow(BLOCKS)).unwrap();
+    let config = bench.config(&embedded(&bench), &[probe()]);
+    let text = fs::read_to_string(&config).unwrap();
+    let module = format!("module = {:?}", guest("probe"));
+    fs::write(&config, text.replace(&module, "module = \"slow.wasm\"")).unwrap();
+    setting(&bench, "compile_time = \"1s\"");
+    for args in [&["run"][..], &["check"]] {
+        let ran = bench.call(args, b"");
+        assert_eq!(ran.code, 4, "{}", ran.stderr);
+        assert!(ran.stderr.contains("more than 1s") && ran.stderr.contains("compile_time = \"2s\""), "{}", ran.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_kernel_lacks_is_told_and_left_out() {
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    publish(&open(&url).await, "in", &[Draft::new("ok")]).await;
+    let config = bench.config(&url, &[probe()]);
+    setting(&bench, "code_cache = false");
+    let lacking = |command: &mut std::process::Command| {
+        without(command, &[libc::SYS_seccomp, libc::SYS_landlock_create_ruleset]);
+    };
+    let mut host = bench.run_as(&config, &["--until-idle", "--json"], lacking);
+    host.finish();
+    assert_eq!(host.summary()["handlers"][0]["acked"], 1);
+    let log = host.log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("not all is restricted")).collect();
+    assert!(told.len() == 1 && told[0].contains("files,") && told[0].contains("system calls"), "{log}");
+    assert!(log.contains("less confined than it could be: no Landlock, no seccomp"), "{log}");
+}
+
+#[test]
+fn a_bus_in_the_root_directory_is_refused() {
+    let bench = Bench::new();
+    bench.config("sqlite:/sandbar-of-a-test.db", &[probe()]);
+    let ran = bench.call(&["run"], b"");
+    assert_eq!(ran.code, 4, "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("/sandbar-of-a-test.db") && ran.stderr.contains("a directory of its own"),
+        "{}",
+        ran.stderr
+    );
+    assert!(!std::path::Path::new("/sandbar-of-a-test.db").exists());
+}
+
+#[test]
+fn a_host_that_is_killed_leaves_no_compiler_behind() {
+    let bench = Bench::new();
+    fs::write(bench.path("slow.wasm"), slow(BLOCKS)).unwrap();
+    let config = bench.config(&embedded(&bench), &[probe()]);
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace(&format!("module = {:?}", guest("probe")), "module = \"slow.wasm\"")).unwrap();
+    let host = bench.run(&config, &[]);
+    let compiler = child_of(host.id());
+    let child = child_of(compiler);
+    stop_at_work(child);
+    host.kill();
+    is_over(compiler);
+    is_over(child);
+}

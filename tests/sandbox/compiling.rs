@@ -1,0 +1,315 @@
+//! Modules compiled in a process of their own: what comes of it is the same, and what may go wrong there does not go
+//! wrong here.
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use sandbar::event::Verdict;
+use sandbar::sandbox::{CompileLimits, Compiler, Compiling, LoadError, Ran, Sandbox, Settings};
+
+use super::component::component;
+use super::support::{self, Remembering};
+use crate::support::BOUND;
+use crate::support::host::{Bench, binary, landlock, without};
+use crate::support::process::finish;
+
+/// Enough to keep a compiler busy for seconds, and few enough to be let through.
+pub(crate) const BLOCKS: usize = 12_000;
+
+const HANDLE: &str = r#"(func (export "handle") (param i32) (result i32) (i32.const 8))"#;
+
+fn compiler(limits: CompileLimits) -> Compiler {
+    Compiler::start(&binary(), limits).unwrap()
+}
+
+fn sandbox(compiler: &Compiler) -> Arc<Sandbox> {
+    let compiling = Compiling::InChild(compiler.clone());
+    Sandbox::new(&Settings { threads: 1, compiling, ..Settings::default() }).unwrap()
+}
+
+/// A handler with one function that the check of its shape lets through, and that takes a compiler long: so many blocks,
+/// over many variables.
+pub(crate) fn slow(blocks: usize) -> Vec<u8> {
+    let locals = "i64 ".repeat(20_000);
+    let body: String = (0..blocks)
+        .map(|n| format!("(if (local.get 0) (then (local.set {} (i64.const {n}))))", 1 + n % 20_000))
+        .collect();
+    component("", &format!("(func (export \"slow\") (param i32) (local {locals}) {body}) {HANDLE}"))
+}
+
+fn refused(sandbox: &Sandbox, wasm: &[u8]) -> LoadError {
+    sandbox.load(wasm).unwrap_err()
+}
+
+/// Processes whose parent is this one.
+fn children(parent: u32) -> Vec<u32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().map(|id| id.parse().unwrap()).collect()
+}
+
+/// The one process that is a child of this one, once there is one.
+pub(crate) fn child_of(parent: u32) -> u32 {
+    let begun = Instant::now();
+    loop {
+        if let [child] = children(parent)[..] {
+            return child;
+        }
+        assert!(begun.elapsed() < BOUND, "{parent} has the children {:?}", children(parent));
+        std::thread::yield_now();
+    }
+}
+
+/// Waits until a process does nothing any more, whether or not somebody has asked how it ended.
+pub(crate) fn is_over(process: u32) {
+    let begun = Instant::now();
+    // After the name, which is in parentheses: `Z` is a process that has ended.
+    let ended = |stat: String| stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']));
+    while !std::fs::read_to_string(format!("/proc/{process}/stat")).map_or(true, ended) {
+        assert!(begun.elapsed() < BOUND, "{process} goes on");
+        std::thread::yield_now();
+    }
+}
+
+/// Sends a signal to a process.
+pub(crate) fn signal(process: u32, name: &str) {
+    assert!(Command::new("kill").args(["-s", name, &process.to_string()]).status().unwrap().success());
+}
+
+/// Stops a child that has taken its bounds: the filter comes last.
+pub(crate) fn stop_at_work(child: u32) {
+    let begun = Instant::now();
+    let status = || std::fs::read_to_string(format!("/proc/{child}/status")).unwrap_or_default();
+    while !status().contains("Seccomp_filters:\t2") {
+        assert!(begun.elapsed() < BOUND, "{}", status());
+        std::thread::yield_now();
+    }
+    signal(child, "STOP");
+}
+
+/// Loads, on a thread of its own, what keeps a compiler busy.
+fn load_slowly(sandbox: &Arc<Sandbox>) -> JoinHandle<LoadError> {
+    let sandbox = Arc::clone(sandbox);
+    std::thread::spawn(move || refused(&sandbox, &slow(BLOCKS)))
+}
+
+#[test]
+fn what_a_child_compiled_runs_as_what_was_compiled_here() {
+    let here = support::sandbox(1);
+    let apart = sandbox(&compiler(CompileLimits::default()));
+    let wasm = support::guest("probe");
+    for sandbox in [here, apart] {
+        let module = sandbox.load(&wasm).unwrap();
+        assert!(!module.is_cached());
+        let handler = sandbox.handler(&module, support::spec(), Arc::new(Remembering::default())).unwrap();
+        let ran = sandbox.call(&handler, &support::event("ok", &[]), 1, false);
+        assert!(matches!(ran, Ran::Called { verdict: Verdict::Done, .. }), "{ran:?}");
+    }
+}
+
+#[test]
+fn code_of_a_child_is_kept_and_found_as_other_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = |compiling| Settings {
+        threads: 1,
+        code_cache: Some(folder.path().join("code")),
+        compiling,
+        ..Settings::default()
+    };
+    let first = Compiling::InChild(compiler(CompileLimits::default()));
+    let wasm = support::guest("noop");
+    assert!(!Sandbox::new(&settings(first)).unwrap().load(&wasm).unwrap().is_cached());
+    // Whoever compiles: with the code at hand nobody is asked.
+    let nobody = compiler(CompileLimits::default());
+    signal(nobody.id(), "KILL");
+    for compiling in [Compiling::InProcess, Compiling::InChild(nobody)] {
+        assert!(Sandbox::new(&settings(compiling)).unwrap().load(&wasm).unwrap().is_cached());
+    }
+}
+
+#[test]
+fn errors_of_a_child_are_those_of_this_process() {
+    let here = support::sandbox(1);
+    let apart = sandbox(&compiler(CompileLimits::default()));
+    // Bytes that look like a component as far as nobody validates them; one that needs more memory than the pool has.
+    let huge = component("", &format!("(memory (export \"huge\") 60000) {HANDLE}"));
+    let broken = wat::parse_str("(component (core module (func (result i32))))").unwrap();
+    for wasm in [huge, broken] {
+        assert_eq!(refused(&apart, &wasm).to_string(), refused(&here, &wasm).to_string());
+    }
+}
+
+#[test]
+fn compiling_is_stopped_at_its_time() {
+    let limits = CompileLimits { time: Duration::from_secs(1), ..CompileLimits::default() };
+    let compiler = compiler(limits);
+    let sandbox = sandbox(&compiler);
+    let begun = Instant::now();
+    let error = refused(&sandbox, &slow(BLOCKS));
+    assert!(matches!(error, LoadError::CompileTime { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("more than 1s of processor time") && text.contains("compile_time = \"2s\""), "{text}");
+    assert!(begun.elapsed() < BOUND);
+    assert!(children(compiler.id()).is_empty(), "nothing goes on behind it");
+    sandbox.load(&support::guest("noop")).unwrap();
+}
+
+#[test]
+fn compiling_is_stopped_at_its_memory() {
+    let limits = CompileLimits { memory: 128 << 20, ..CompileLimits::default() };
+    let sandbox = sandbox(&compiler(limits));
+    let error = refused(&sandbox, &slow(BLOCKS));
+    assert!(matches!(error, LoadError::CompileMemory { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("more than 128MiB of memory") && text.contains("compile_memory = \"256MiB\""), "{text}");
+    sandbox.load(&support::guest("noop")).unwrap();
+}
+
+#[test]
+fn a_child_that_is_killed_is_an_error_and_the_next_one_compiles() {
+    let compiler = compiler(CompileLimits::default());
+    let sandbox = sandbox(&compiler);
+    let loading = load_slowly(&sandbox);
+    signal(child_of(compiler.id()), "KILL");
+    let error = loading.join().unwrap();
+    assert!(matches!(error, LoadError::Compiler(_)), "{error}");
+    assert!(error.to_string().contains("was ended by signal 9"), "{error}");
+    sandbox.load(&support::guest("noop")).unwrap();
+}
+
+#[test]
+fn a_child_that_takes_no_time_is_stopped_as_well() {
+    let limits = CompileLimits { time: Duration::from_secs(1), ..CompileLimits::default() };
+    let compiler = compiler(limits);
+    let sandbox = sandbox(&compiler);
+    let loading = load_slowly(&sandbox);
+    let child = child_of(compiler.id());
+    // It will never have used its second.
+    signal(child, "STOP");
+    let error = loading.join().unwrap();
+    assert!(matches!(error, LoadError::CompileTime { .. }), "{error}");
+    is_over(child);
+    sandbox.load(&support::guest("noop")).unwrap();
+}
+
+#[test]
+fn a_child_has_bounds_and_filters_of_its_own() {
+    let limits = CompileLimits { time: Duration::from_secs(20), memory: 1 << 30 };
+    let compiler = compiler(limits);
+    let sandbox = sandbox(&compiler);
+    let loading = load_slowly(&sandbox);
+    let child = child_of(compiler.id());
+    stop_at_work(child);
+    let bounds = std::fs::read_to_string(format!("/proc/{child}/limits")).unwrap();
+    let bound = |name: &str| {
+        let line = bounds.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        let numbers: Vec<u64> = line.split_whitespace().take(2).map(|number| number.parse().unwrap()).collect();
+        (numbers[0], numbers[1])
+    };
+    assert_eq!(bound("Max cpu time"), (20, 21));
+    assert_eq!(
+        (bound("Max file size"), bound("Max core file size"), bound("Max open files")),
+        ((0, 0), (0, 0), (0, 0))
+    );
+    let (memory, most) = bound("Max address space");
+    assert!(memory == most && memory > limits.memory && memory < 4 * limits.memory, "{memory}");
+    signal(child, "KILL");
+    loading.join().unwrap();
+}
+
+#[test]
+fn a_child_ends_with_its_compiler() {
+    let compiler = compiler(CompileLimits::default());
+    let sandbox = sandbox(&compiler);
+    let loading = load_slowly(&sandbox);
+    let child = child_of(compiler.id());
+    // Nothing that it does itself ends it.
+    stop_at_work(child);
+    signal(compiler.id(), "KILL");
+    let error = loading.join().unwrap();
+    assert!(error.to_string().contains("the compiler's process is gone"), "{error}");
+    is_over(child);
+}
+
+#[test]
+fn a_compiler_that_is_gone_is_an_error() {
+    let compiler = compiler(CompileLimits::default());
+    let sandbox = sandbox(&compiler);
+    sandbox.load(&support::guest("noop")).unwrap();
+    signal(compiler.id(), "KILL");
+    for _ in 0..2 {
+        let error = refused(&sandbox, &support::guest("noop"));
+        assert!(error.to_string().contains("the compiler's process is gone"), "{error}");
+    }
+}
+
+#[test]
+fn it_ends_with_whoever_started_it() {
+    let compiler = compiler(CompileLimits::default());
+    let id = compiler.id();
+    let sandbox = sandbox(&compiler);
+    sandbox.load(&support::guest("noop")).unwrap();
+    drop((sandbox, compiler));
+    assert!(!Path::new(&format!("/proc/{id}")).exists());
+}
+
+#[test]
+fn it_has_neither_the_environment_nor_the_files_of_its_host() {
+    let (_reader, writer) = std::io::pipe().unwrap();
+    // Unlike most of what a Rust program opens, a child would inherit this one.
+    rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
+    let compiler = compiler(CompileLimits::default());
+    let sandbox = sandbox(&compiler);
+    sandbox.load(&support::guest("noop")).unwrap();
+    let process = format!("/proc/{}", compiler.id());
+    let Ok(environment) = std::fs::read_to_string(format!("{process}/environ")) else {
+        // Only root can look into it at all.
+        assert!(!rustix::process::geteuid().is_root());
+        return;
+    };
+    let mut names: Vec<&str> = environment.split('\0').filter_map(|one| Some(one.split_once('=')?.0)).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["MIMALLOC_ARENA_RESERVE", "RAYON_NUM_THREADS"], "what it is told, and nothing of the host's");
+    let files = std::fs::read_dir(format!("{process}/fd")).unwrap();
+    let files: Vec<_> = files.map(|file| std::fs::read_link(file.unwrap().path()).unwrap()).collect();
+    let sockets = files.iter().filter(|file| file.to_string_lossy().starts_with("socket:")).count();
+    let nowhere = files.iter().filter(|file| *file == Path::new("/dev/null")).count();
+    assert_eq!((sockets, nowhere, files.len()), (1, 3, 4), "{files:?}");
+    let status = std::fs::read_to_string(format!("{process}/status")).unwrap();
+    assert!(status.contains("NoNewPrivs:\t1") && status.contains("Seccomp:\t2"), "{status}");
+}
+
+#[test]
+fn a_process_that_compiles_reaches_nothing() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("file"), "x").unwrap();
+    let file = bench.path("file");
+    let probe = |role: &str| bench.ok(&["probe", role, "--file", file.to_str().unwrap()], b"");
+    // What is tried succeeds where nothing is confined.
+    let free = probe("nothing");
+    for what in ["read", "write", "list", "listen", "socket", "thread", "fork", "signal", "look", "code"] {
+        assert!(free.contains(&format!("{what}: done")), "{free}");
+    }
+    assert!(free.contains("sandbar 0."), "another program took its place: {free}");
+    let confined = probe("compiler");
+    assert!(confined.contains("thread: done"), "{confined}");
+    for what in ["read", "write", "list", "listen", "connect", "socket", "fork", "signal", "look", "code", "execute"] {
+        // As on a kernel that lacks the call.
+        let refused = confined.lines().find(|line| line.starts_with(&format!("{what}: "))).unwrap();
+        assert!(refused.contains("os error 38"), "{refused}");
+    }
+    assert!(confined.contains("memory: ") && !confined.contains("memory: done"), "{confined}");
+    assert!(bench.path("file.made").exists(), "by the one that was not confined");
+    // Where there are no filters, it has no descriptors for files, and signals are Landlock's.
+    let mut command = bench.command(&["probe", "compiler", "--file", file.to_str().unwrap()]);
+    without(&mut command, &[libc::SYS_seccomp]);
+    let text = finish(command.spawn().unwrap(), b"").text();
+    let signal = if landlock() >= 6 { "os error 1)" } else { "done" };
+    for (what, with) in [("read", "os error 24"), ("write", "os error 24"), ("list", "os error 24"), ("signal", signal)]
+    {
+        assert!(text.lines().any(|line| line.starts_with(&format!("{what}: ")) && line.contains(with)), "{text}");
+    }
+}
