@@ -7,8 +7,9 @@ build in C needs; other stages get what debootstrap calls minbase. So a step may
 has; none can pass that the real one lacks.
 
 Everything happens in a mount and process namespace that ends with this program, however that ends, and takes the mounts
-and whatever runs with it. Roots and what cargo has compiled stay in target/container for the next time. It needs root:
-without, it says so and is content, unless --required is given or the environment has CI.
+and whatever runs with it. Roots and what cargo has compiled stay in target/container for the next time.
+
+It needs root and a mirror of Debian. Without, it says so and is content, unless --required is given or the environment has CI.
 """
 
 import fcntl
@@ -37,6 +38,13 @@ CARGO_HOME = "/usr/local/cargo"
 
 # Seconds: a release build on one slow core, debootstrap over a slow line, anything else.
 BUILD, BOOTSTRAP, ORDINARY = 3000, 900, 120
+
+# The exit code by which the inner half says so to the outer one.
+WITHOUT_MIRROR = 75
+
+
+class NoMirror(Exception):
+    """Debian's packages cannot be had here."""
 
 
 def say(text):
@@ -70,12 +78,17 @@ def outside(required):
     # Dies with this half, whatever ends it.
     isolated = ["setpriv", "--pdeathsig", "KILL", "unshare"]
     isolated += ["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    if not shutil.which("unshare") or not shutil.which("setpriv"):
+        cannot("it needs Linux, with unshare and setpriv")
     if os.geteuid() != 0:
         cannot("it needs root, for chroot and mount")
     probe = "mount -t tmpfs none /mnt && mknod /mnt/null c 1 3 && echo >/mnt/null"
     if subprocess.run([*isolated, "sh", "-c", probe], stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL).returncode:
         cannot("mounts or devices are forbidden here")
-    run([ROOT / "scripts/apt-install.sh", "debootstrap"], BOOTSTRAP)
+    try:
+        run([ROOT / "scripts/apt-install.sh", "debootstrap"], BOOTSTRAP)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        cannot("debootstrap cannot be installed")
     # The build itself is offline, so that what it needs is fetched once for the whole machine.
     run(["cargo", "fetch", "--locked"], BOOTSTRAP, cwd=ROOT)
     KEPT.mkdir(parents=True, exist_ok=True)
@@ -89,6 +102,8 @@ def outside(required):
     try:
         # The other half ends with this one, and its mounts with it: below `scratch` are only plain files afterwards.
         inner = subprocess.run([*isolated, sys.executable, __file__, "--inside", scratch], stdin=subprocess.DEVNULL)
+        if inner.returncode == WITHOUT_MIRROR:
+            cannot("there is no mirror of Debian's packages")
         return inner.returncode
     finally:
         for _ in range(20):
@@ -176,7 +191,10 @@ def base(suite, packages):
         say(f"debootstrap {name}")
         with tempfile.TemporaryDirectory(prefix="run-", dir=KEPT) as folder:
             include = [f"--include={','.join(packages)}"] if packages else []
-            run(["debootstrap", "--variant=minbase", *include, suite, folder, mirror(suite)], BOOTSTRAP)
+            try:
+                run(["debootstrap", "--variant=minbase", *include, suite, folder, mirror(suite)], BOOTSTRAP)
+            except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+                raise NoMirror(f"debootstrap: {error}") from None
             shutil.rmtree(Path(folder, "var/cache/apt/archives"))
             shutil.rmtree(Path(folder, "var/lib/apt/lists"))
             run(["tar", "--one-file-system", "-cf", f"{kept}.new", "-C", folder, "."], ORDINARY)
@@ -192,7 +210,7 @@ def mirror(suite):
     same = [url for url, release, component in found if (release, component) == (suite, "main")]
     near = [url for url, _, component in found if component == "main" and url.rstrip("/").endswith("/debian")]
     if not same + near:
-        raise image.Wrong(f"apt here has no mirror of Debian {suite}")
+        raise NoMirror(f"apt here knows no mirror of Debian {suite}")
     return (same + near)[0]
 
 
@@ -272,6 +290,9 @@ def main(arguments):
     if arguments[:1] == ["--inside"]:
         try:
             inside(Path(arguments[1]))
+        except NoMirror as error:
+            say(error)
+            return WITHOUT_MIRROR
         except Unsupported as error:
             sys.exit(f"container-check: this is not known here: {error}")
         except (image.Wrong, subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
