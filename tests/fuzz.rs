@@ -11,10 +11,10 @@ mod targets;
 
 /// A target, the name of its folder, and how many inputs there are at least.
 const TARGETS: [(&str, fn(&[u8]), usize); 4] = [
-    ("transcoder", targets::transcoder::run, 50),
+    ("transcoder", targets::transcoder::run, 20),
     ("wire", targets::wire::run, 20),
-    ("config", targets::config::run, 50),
-    ("component", targets::component::run, 50),
+    ("config", targets::config::run, 20),
+    ("component", targets::component::run, 20),
 ];
 
 /// For one input, on a machine that does much else. It takes milliseconds.

@@ -8,6 +8,7 @@
     clippy::panic,
     reason = "a fuzz target tells what it found by panicking"
 )]
+#![allow(unreachable_pub, reason = "libFuzzer's binaries reach it")]
 
 pub mod component;
 pub mod config;

@@ -8,7 +8,10 @@ use std::thread;
 use sandbar::config::{Config, Environment};
 use tempfile::TempDir;
 
-static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a temporary folder"));
+/// In memory where that can be had: some file systems write what replaces a file to the disk at once.
+static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary folder")
+});
 
 /// The input is the file. Lines `#env NAME=VALUE` in it are the environment.
 pub fn run(input: &[u8]) {
