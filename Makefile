@@ -28,7 +28,7 @@ export SANDBAR_BIN := $(target)/debug/sandbar
 # unit tests and lints run on this machine all the same.
 guests := $(wildcard example-handlers/Cargo.toml tests/guests/Cargo.toml)
 guests_on_host := $(target)/guests/host
-shell_scripts := .ci/run $(wildcard scripts/*.sh)
+shell_scripts := .ci/run $(wildcard scripts/*.sh tests/fuzz/*.sh)
 
 .PHONY: help
 help: ## List the commands
@@ -55,7 +55,7 @@ test: setup ## Set up what the tests need and run all of them
 
 .PHONY: lint
 lint: cc peers ## Check format, clippy, licences, bans, sources and scripts
-	for manifest in Cargo.toml bench/peers/extism/Cargo.toml $(guests); do cargo fmt --all --check --manifest-path "$$manifest"; done
+	for manifest in Cargo.toml bench/peers/extism/Cargo.toml tests/fuzz/Cargo.toml $(guests); do cargo fmt --all --check --manifest-path "$$manifest"; done
 	cargo clippy --workspace --all-targets -- -D warnings
 	for manifest in $(guests); do cargo clippy --manifest-path "$$manifest" --target-dir $(guests_on_host) --all-targets -- -D warnings; done
 	$(SANDBAR_PYTHON) scripts/licences.py Cargo.toml $(guests)
@@ -125,6 +125,16 @@ hostile: export HOSTILE_NEIGHBOUR := 1
 hostile: setup ## Call each hostile handler thousands of times, and measure its neighbour for half a minute
 	cargo build --package sandbar
 	cargo test --package sandbar-tests --test all -- hostile:: --nocapture --test-threads 1
+
+# FUZZ_SECONDS=600 takes longer; FUZZ_ONLY=wire looks at one; FUZZ_KEEP=1 adds to tests/fuzz/corpus, which `make test` replays.
+.PHONY: fuzz
+fuzz: cc ## Look for inputs that break what reads others' bytes, a minute for each target
+	@scripts/fuzz.sh $(target)
+
+# IMAGE_CHECK=--required fails where it cannot be done, as it does in CI.
+.PHONY: image-check
+image-check: peers guests ## Build the Dockerfile's image in a chroot and serve an event with it; needs root
+	@$(SANDBAR_PYTHON) scripts/container-check.py $(IMAGE_CHECK)
 
 # SWAP_RATE=8000 sends more in a second. Nothing else should run meanwhile.
 .PHONY: swap-soak

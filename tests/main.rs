@@ -11,6 +11,7 @@ mod documents;
 mod examples;
 mod fastavro;
 mod faults;
+mod fuzz;
 mod hostile;
 mod interop;
 mod redis;

@@ -133,6 +133,15 @@ impl Decoder {
         Ok(Self { plans: schemas::load(&settings.dirs, settings.builtin)?, max_payload: settings.max_payload })
     }
 
+    /// Knows the one schema of which this is the text, whatever it is called.
+    ///
+    /// # Errors
+    ///
+    /// If it is no schema, or not one of an event's data.
+    pub fn of_schema(text: &str, max_payload: usize) -> Result<Self, String> {
+        Ok(Self { plans: HashMap::from([schemas::compile_text(text)?]), max_payload })
+    }
+
     /// The types whose schema is known, in no order.
     pub fn kinds(&self) -> impl Iterator<Item = &str> {
         self.plans.keys().map(String::as_str)

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandbar::event::Verdict;
-use sandbar::sandbox::{Handler, Sandbox, Services};
+use sandbar::sandbox::{Handler, Sandbox, Services, inspect};
 
 use super::case::{self, Case};
 use crate::sandbox::support::{Remembering, bounded, called, event, logged, shared, spec};
@@ -45,6 +45,11 @@ fn judge(sandbox: &'static Sandbox, case: Case) {
             assert!(case.is_refused(), "{}: {error}", case.name);
             case.check_refusal(&error);
             assert!(took < BOUND, "{}: refused after {took:?}", case.name);
+            // Whoever looks at it first is told, too.
+            if error.contains("whichever handler it is for") {
+                let told = inspect(&case.wasm()).refusal.map(|refusal| refusal.to_string());
+                assert_eq!(told.as_ref(), Some(&error), "{}", case.name);
+            }
             return;
         }
         Ok(handler) => handler,

@@ -57,6 +57,32 @@ fn only_what_it_imports_itself_is_told() {
 }
 
 #[test]
+fn what_a_component_says_of_itself_makes_no_lines_of_its_own() {
+    let forged = "x\nsignature  by a friend\u{1b}[2J";
+    let mut wasm = component("", HANDLE);
+    let part = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let section = [part("producers"), vec![1], part("sdk"), vec![1], part(forged), part(forged)].concat();
+    wasm.extend([0, u8::try_from(section.len()).unwrap()]);
+    wasm.extend(section);
+    let escaped = forged.replace('\n', "\\n").replace('\u{1b}', "\\1b");
+    let import = format!(r#"(component (import "{escaped}" (func)))"#);
+    let export = format!(r#"(component (instance $i) (export "{escaped}" (instance $i)))"#);
+    let (made, asking) = (inspect(&wasm), inspect(&wat::parse_str(import).unwrap()));
+    let telling = inspect(&wat::parse_str(export).unwrap());
+    assert!(made.refusal.is_none(), "{made:?}");
+    let refusal = asking.refusal.unwrap().to_string();
+    // The first bytes of a module within it: the parser shows what it expected on lines of their own.
+    let at = wasm.windows(8).rposition(|bytes| bytes == b"\0asm\x01\0\0\0").unwrap();
+    wasm[at] = 1;
+    let broken = inspect(&wasm).refusal.unwrap().to_string();
+    assert!(broken.contains("magic"), "{broken}");
+    let made = &made.producers[0];
+    for said in [&made.name, &made.version, &asking.imports[0], &telling.exports[0], &refusal, &broken] {
+        assert!(!said.contains(char::is_control), "{said:?}");
+    }
+}
+
+#[test]
 fn a_signature_is_told_and_not_believed() {
     let wasm = component("", HANDLE);
     let pair = KeyPair::generate();

@@ -7,7 +7,7 @@ use super::grants::{Capability, MissingGrant, missing};
 use super::modules::{LoadError, capabilities, look, no_guest, served};
 use super::signature;
 use super::trust::hex;
-use super::{Malformed, Spec, Trust, TrustedKey, call, contract_v0_1, text};
+use super::{Malformed, Spec, Trust, TrustedKey, call, contract_v0_1, limits, shape, text};
 
 /// What is told of a component.
 #[derive(Debug)]
@@ -93,7 +93,8 @@ pub fn inspect(wasm: &[u8]) -> Inspection {
         refusal: look(wasm).err(),
     };
     if found.refusal.is_none() {
-        found.refusal = found.read(wasm).err();
+        let read = found.read(wasm);
+        found.refusal = shape::check(wasm).and(read).err();
     }
     found.capabilities = capabilities(&found.imports);
     // The language first, then what it was made with, in the order of the file.
@@ -123,7 +124,10 @@ impl Inspection {
     }
 
     fn read(&mut self, wasm: &[u8]) -> Result<(), LoadError> {
-        let invalid = |error: wasmparser::BinaryReaderError| LoadError::Invalid(error.to_string());
+        // Of some faults the parser makes several lines.
+        let invalid = |error: wasmparser::BinaryReaderError| {
+            LoadError::Invalid(text::line(&error.to_string(), limits::REASON_BYTES))
+        };
         let mut refusal = None;
         let mut depth = 0_usize;
         for payload in Parser::new(0).parse_all(wasm) {
@@ -141,12 +145,12 @@ impl Inspection {
                         if let Some(is_instance) = kind {
                             refusal = refusal.or_else(|| served(import.name.name, is_instance).err());
                         }
-                        self.imports.push(import.name.name.to_owned());
+                        self.imports.push(text::name(import.name.name));
                     }
                 }
                 Payload::ComponentExportSection(section) if depth == 0 => {
                     for export in section {
-                        self.exports.push(export.map_err(invalid)?.name.name.to_owned());
+                        self.exports.push(text::name(export.map_err(invalid)?.name.name));
                     }
                 }
                 Payload::MemorySection(section) => {

@@ -19,7 +19,7 @@ use super::http::Outlet;
 use super::overruns::Overruns;
 use super::reuse::{Hand, Shelf};
 use super::trust::{Untrusted, hex};
-use super::{Services, Spec, contract_v0_1, limits, shape, wasi};
+use super::{Services, Spec, contract_v0_1, limits, shape, text, wasi};
 
 /// A compiled component that can be called. Cloning shares it.
 #[derive(Clone)]
@@ -221,6 +221,7 @@ fn link(engine: &Engine, component: &Component) -> Result<InstancePre<State>, Lo
             continue;
         };
         if let Some(function) = asynchronous(engine, instance) {
+            let name = text::name(name);
             return Err(LoadError::Async(format!("it imports the async function `{name}#{function}`")));
         }
         served(name, true)?;
@@ -253,7 +254,7 @@ pub(super) fn served(name: &str, is_instance: bool) -> Result<(), LoadError> {
 pub(super) fn no_guest(exports: &[String]) -> LoadError {
     let exports = match exports.is_empty() {
         true => "nothing".to_owned(),
-        false => exports.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+        false => exports.iter().map(|name| format!("`{}`", text::name(name))).collect::<Vec<_>>().join(", "),
     };
     LoadError::NoGuest { exports, served: "`sandbar:handler/guest@0.1.0`" }
 }
@@ -262,8 +263,9 @@ fn unserved(name: &str) -> LoadError {
     const SERVED: &str = "sandbar:handler/{log,outbox,keys,config,secrets}@0.1.0 and wasi:{cli,io,clocks,random,filesystem,sockets,http}@0.2 are";
     let version = name.split_once('@').map_or("", |(_, version)| version);
     let package = name.split(['/', '@']).next().unwrap_or(name);
+    let shown = text::name(name);
     if package.starts_with("wasi:") && version.starts_with("0.3") {
-        return LoadError::Async(format!("it imports `{name}`"));
+        return LoadError::Async(format!("it imports `{shown}`"));
     }
     let hint = match package {
         "sandbar:handler" => {
@@ -277,7 +279,7 @@ fn unserved(name: &str) -> LoadError {
         "wasi:messaging" => "use sandbar:handler/outbox@0.1.0".to_owned(),
         _ => SERVED.to_owned(),
     };
-    LoadError::Import { name: name.to_owned(), hint }
+    LoadError::Import { name: shown, hint }
 }
 
 pub(super) fn capabilities(imports: &[String]) -> Vec<Capability> {
@@ -313,7 +315,7 @@ pub(super) fn chain(error: &wasmtime::Error) -> String {
     for (depth, cause) in error.chain().enumerate() {
         let _ = write!(text, "{}{cause}", if depth == 0 { "" } else { ": " });
     }
-    super::text::line(&text, limits::REASON_BYTES)
+    text::line(&text, limits::REASON_BYTES)
 }
 
 // === impl Module ===

@@ -1,5 +1,7 @@
 //! What a guest says is shown to people: without control characters, terminal escapes or tricks, and not too long.
 
+use super::limits;
+
 /// One line of at most `max` bytes. Line breaks and tabs become spaces; escape sequences and other control characters,
 /// and those that turn the direction of writing, are left out.
 pub(super) fn line(text: &str, max: usize) -> String {
@@ -27,6 +29,11 @@ pub(super) fn line(text: &str, max: usize) -> String {
     }
     out.truncate(out.trim_end().len());
     out
+}
+
+/// What a component calls something, which may be anything at all, in one line.
+pub(super) fn name(name: &str) -> String {
+    line(name, limits::REASON_BYTES)
 }
 
 /// A word of `[a-z0-9-_.]`, or `None` if nothing of the text is fit for one.

@@ -1,0 +1,3 @@
+//! What libFuzzer calls, as a library for its binaries.
+
+pub mod targets;
