@@ -97,10 +97,11 @@ bench-count: cc redis counters ## Count what an event costs; fails if it grew. U
 	$(target)/debug/sandbar-costs $(if $(filter-out 0,$(UPDATE)),--update)
 
 .PHONY: bench-flame
-bench-flame: setup slim-guests ## Draw where a drain's time goes: bench/out/flame.svg
-	@scripts/apt-install.sh perf=linux-perf
+bench-flame: setup slim-guests ## Draw where a drain's time goes: bench/out/flame-{redis,sqlite}.svg
+	@scripts/apt-install.sh perf=linux-perf jq=jq
 	cargo build --release --package sandbar --package sandbar-bench
-	@scripts/flame.sh $(target)
+	@scripts/flame.sh $(target) redis
+	@scripts/flame.sh $(target) sqlite
 
 .PHONY: bench-soak
 bench-soak: setup slim-guests ## Watch the memory of a host under load for an hour
@@ -124,6 +125,15 @@ hostile: export HOSTILE_NEIGHBOUR := 1
 hostile: setup ## Call each hostile handler thousands of times, and measure its neighbour for half a minute
 	cargo build --package sandbar
 	cargo test --package sandbar-tests --test all -- hostile:: --nocapture --test-threads 1
+
+# SWAP_RATE=8000 sends more in a second. Nothing else should run meanwhile.
+.PHONY: swap-soak
+swap-soak: export SWAP_EVENTS ?= 1000000
+swap-soak: export SWAP_SWAPS ?= 100
+swap-soak: export SWAP_RATE ?= 4000
+swap-soak: setup ## Swap a module a hundred times while a million events flow; prints what that did to latency
+	cargo build --release --package sandbar
+	SANDBAR_BIN=$(target)/release/sandbar cargo test --package sandbar-tests --test all -- events_flow_while_modules_are_swapped_on_redis --nocapture
 
 .PHONY: clean
 clean: ## Remove everything that was built

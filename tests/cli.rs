@@ -22,6 +22,7 @@ mod publishing;
 mod replay;
 mod status;
 mod store;
+mod testing;
 
 const KIND: &str = "org.openedx.content_authoring.course.catalog_info.changed.v1";
 

@@ -81,7 +81,9 @@ fn the_sample_loads_and_its_defaults_are_the_defaults() {
     assert_eq!((full.in_flight, full.parked_max), (terse.in_flight, terse.parked_max));
     assert_eq!(full.breaker, terse.breaker);
     assert_eq!(terse.dead_letters, Default::default());
-    assert_eq!(full.spec.limits, terse.spec.limits);
+    // There is no number for "as many as there are".
+    let limits = Limits { core_slots: 1, ..terse.spec.limits.clone() };
+    assert_eq!(full.spec.limits, limits);
     assert!(terse.types.is_empty() && terse.key.is_none() && terse.spec.grants == Default::default());
 }
 
@@ -167,6 +169,7 @@ parked_max = 10
 [handler.limits]
 time = "250ms"
 memory = 33554432
+core_slots = 3
 handles = 7
 host_calls = 800
 host_call_bytes = "9KiB"
@@ -224,6 +227,7 @@ payload = "raw"
     let expected = Limits {
         time: Duration::from_millis(250),
         memory: 32 << 20,
+        core_slots: 3,
         handles: 7,
         host_calls: 800,
         host_call_bytes: 9 << 10,

@@ -17,6 +17,7 @@ pub(crate) mod dead_letters;
 pub(crate) mod effects;
 pub(crate) mod history;
 pub(crate) mod leases;
+pub(crate) mod ledgers;
 pub(crate) mod ordered;
 pub(crate) mod ordered_nemesis;
 pub(crate) mod reading;
@@ -87,6 +88,7 @@ macro_rules! conformance {
                     a_group_may_take_order_up_and_give_it_up;
                 history: it_is_read_in_pages_beside_every_group, it_ends_where_the_topic_ended, times_divide_it,
                     what_was_trimmed_is_passed_over, effects_without_a_delivery_commit_whole_or_not_at_all;
+                ledgers: a_ledger_is_written_by_one_at_a_time_and_keeps_what_it_is_told, a_large_module_fits_into_a_ledger;
                 cancelling: a_dropped_fetch_loses_nothing, a_dropped_settle_leaves_nothing_in_limbo;
             }
         }

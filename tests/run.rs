@@ -23,11 +23,14 @@ mod outage;
 mod pacing;
 mod reaching;
 mod refusing;
+mod reloading;
 mod resting;
 mod retrying;
 mod secrets;
 mod serving;
 mod steering;
+mod swap_soak;
+mod swapping;
 mod trusting;
 
 fn embedded(bench: &Bench) -> String {

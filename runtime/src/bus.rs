@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::event::{Effects, KeyList, Message, Outgoing, Position, Settlement, Topic, Versioned};
 
@@ -17,6 +18,7 @@ mod error;
 mod first;
 mod history;
 mod in_hand;
+mod ledger;
 #[cfg(feature = "redis")]
 mod redis;
 mod report;
@@ -28,6 +30,7 @@ mod surroundings;
 pub use durability::{Durability, Published, Trim};
 pub use error::Error;
 pub use history::{Applied, Edge, Pace, Span};
+pub use ledger::{Ledger, LedgerEntry, LedgerName};
 pub use report::{DeadLetter, GroupStatus, Requeue};
 pub use slices::{LaneOf, Slice, Turnover, Waiting};
 pub use surroundings::{Surroundings, surroundings};
@@ -131,6 +134,16 @@ pub trait Bus: Send + Sync {
 
     /// Deletes dead letters for good and returns how many there were.
     async fn purge(&self, topic: &Topic, group: &str, ids: &[Position]) -> Result<u64, Error>;
+
+    /// A handler's ledger; `None` if nothing was ever written into it.
+    async fn ledger(&self, name: &LedgerName) -> Result<Option<Ledger>, Error>;
+
+    /// Bytes that are kept with a ledger.
+    async fn ledger_bytes(&self, name: &LedgerName, key: &str) -> Result<Option<Bytes>, Error>;
+
+    /// Writes into a ledger that has revision `before` (0 if it is not there), all of the entry or nothing, and returns its
+    /// new revision; `None` if somebody else has written meanwhile. On an error it is unknown whether it is written.
+    async fn write_ledger(&self, name: &LedgerName, before: u64, entry: &LedgerEntry) -> Result<Option<u64>, Error>;
 }
 
 /// One consumer's membership of a group.

@@ -27,12 +27,16 @@ mod run;
 mod socket;
 mod status;
 mod steer;
+mod swap;
+mod test;
+mod versions;
 
 /// Runs event handlers in WebAssembly sandboxes over a message bus.
 ///
 /// Exit codes: 0 done; 1 unexpected; 2 wrong use or configuration; 3 the bus cannot be reached or refuses the
 /// credentials; 4 refused to start (a module that does not load, a key of the wrong type, foreign consumers); 5 the
-/// drain was cut short; 6 too many failures in a row, or some in a replay.
+/// drain was cut short; 6 too many failures in a row, or some in a replay or a
+/// test.
 #[derive(Debug, Parser)]
 #[command(name = "sandbar", version, color = clap::ColorChoice::Never, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -50,12 +54,20 @@ enum Command {
     Check(check::Args),
     /// Say what a component is and what it asks for, without compiling it
     Inspect(inspect::Args),
+    /// Run a component's fixtures in the sandbox, without a bus
+    Test(test::Args),
     /// Show how far each handler is on each of its topics
     Status(status::Args),
     /// Let handlers read and call nothing until they are resumed, on every host of this file on this machine
     Pause(steer::Args),
     /// Let handlers that are paused go on
     Resume(steer::Args),
+    /// Have a handler served by another component from the next call on, on all hosts of its group
+    Swap(swap::Swap),
+    /// Undo a handler's last swap, on all hosts of its group
+    Rollback(swap::Rollback),
+    /// Show which components handlers were to run, since when, and who asked
+    Versions(versions::Args),
     /// Run history through a handler beside its group, which takes no notice
     Replay(replay::Args),
     /// List, show, send again or delete dead letters
@@ -94,7 +106,7 @@ enum Todo {
 }
 
 /// Where the configuration is.
-#[derive(Debug, Default, Args)]
+#[derive(Clone, Debug, Default, Args)]
 pub(crate) struct ConfigArgs {
     /// The configuration file
     #[arg(short, long, value_name = "FILE", default_value = "sandbar.toml", env = "SANDBAR_CONFIG")]
@@ -168,9 +180,13 @@ impl Work {
             Command::Publish(args) => publish::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Inspect(args) => inspect::run(&args),
+            Command::Test(args) => test::run(args).await,
             Command::Status(args) => status::run(args).await,
             Command::Pause(args) => steer::run(args, steer::Wish::Pause).await,
             Command::Resume(args) => steer::run(args, steer::Wish::Resume).await,
+            Command::Swap(args) => swap::swap(args).await,
+            Command::Rollback(args) => swap::roll_back(args).await,
+            Command::Versions(args) => versions::run(args).await,
             Command::Replay(args) => replay::run(args).await,
             Command::Dlq(command) => dlq::run(command).await,
             Command::Demo(args) => demo::run(args).await,
@@ -213,6 +229,10 @@ async fn open(config: &Config) -> Result<Arc<dyn Bus>, Failure> {
 // === impl ConfigArgs ===
 
 impl ConfigArgs {
+    fn path(&self) -> &std::path::Path {
+        &self.config
+    }
+
     fn load(&self) -> Result<Config, Failure> {
         Ok(Config::load(&self.config, &Environment::of_process())?)
     }

@@ -5,36 +5,42 @@ mod cap;
 mod consumer;
 mod control;
 mod files;
+mod fleet;
 mod idle;
 mod observe;
 mod placing;
+mod reload;
 pub mod replay;
+pub mod selftest;
 mod services;
+mod signing;
 #[cfg(test)]
 mod tests;
+pub mod versions;
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use bytes::Bytes;
+use tokio::sync::mpsc;
 
 pub use control::{Control, Report, State, UnknownHandler};
 pub use observe::{Observer, Outcome, Quiet, Record, Tally};
+pub use reload::{NotReloaded, Reloaded};
 
-use backoff::Backoff;
 use files::Files;
+use fleet::Fleet;
+use signing::Signer;
+use versions::Maker;
 
-use crate::bus::{self, Bus, Subscription};
+use crate::bus::{self, Bus};
 use crate::config::{self, Config, HandlerConfig};
 use crate::decode::{self, Decoder};
 use crate::dispatch::Order;
 use crate::sandbox::{self, Module, Sandbox, Workers};
-use crate::settle::Breaker;
 use crate::wire;
 
 /// When a run ends by itself.
@@ -119,6 +125,9 @@ pub enum Error {
     Order(String),
 }
 
+/// How long the end of a run waits for what keepers have to tell the bus.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// What all consumers of a host share.
 struct Shared {
     decoder: Arc<Decoder>,
@@ -145,84 +154,74 @@ pub async fn run(
 ) -> Result<Summary, Error> {
     let bus = bus::open(&config.bus).await?;
     let decoder = Arc::new(Decoder::load(&config.schemas).map_err(Error::Schemas)?);
-    let handlers = load(config, &bus, &decoder)?;
+    let Loaded { sandbox, prepared } = load(config, &bus, &decoder)?;
     let shared = Arc::new(Shared {
         decoder,
         profile: config.profile,
-        workers: Workers::start(Arc::clone(&handlers.sandbox)),
+        workers: Workers::start(Arc::clone(&sandbox)),
         observer,
         poll: config.host.poll_timeout,
         consecutive_errors_limit: config.host.consecutive_errors_limit,
     });
 
-    let (drain, draining) = watch::channel(false);
     let (stop, mut stopped) = mpsc::channel(1);
-    let mut consumers = Vec::new();
     tokio::pin!(shutdown);
-    for (settings, handler) in config.handlers.iter().zip(handlers.prepared) {
-        let order = placing::lane_of(settings, config.profile, &shared.decoder);
-        let group = bus::Group { order, ..settings.group.clone() };
-        let error = match join(bus.as_ref(), settings, &group, shutdown.as_mut()).await {
-            Ok(Some(subscription)) => {
-                let (group, topics, consumer) = (&group.name, &group.topics, subscription.consumer());
-                let module = handler.module().digest();
-                tracing::info!(
-                    handler = settings.name,
-                    group,
-                    ?topics,
-                    consumer,
-                    module,
-                    "the handler has joined its group"
-                );
-                let shared = Arc::clone(&shared);
-                let (breaker, steering) = (Breaker::new(settings.breaker), control.steering(&settings.name));
-                let gate = consumer::Gate::new(breaker, steering, cap::Cap::of(settings, &bus));
-                consumers.push(consumer::Consumer::new(settings, handler, subscription, shared, gate, stop.clone()));
-                continue;
-            }
-            Ok(None) => None,
-            Err(error) => Some(error),
-        };
-        for joined in consumers {
-            joined.leave().await;
-        }
-        return error.map_or_else(|| Ok(Summary::of(config)), |error| Err(error.into()));
-    }
-    let gauges: Vec<_> = consumers.iter().map(consumer::Consumer::gauge).collect();
-    let mut tasks = JoinSet::new();
-    for (index, consumer) in consumers.into_iter().enumerate() {
-        let draining = draining.clone();
-        tasks.spawn(async move { (index, consumer.run(draining).await) });
-    }
+    let mut fleet = Fleet::new(config, Arc::clone(&bus), Arc::clone(&shared), control, stop);
+    let Some(joined) = fleet.join(prepared, shutdown.as_mut()).await? else { return Ok(Summary::of(config)) };
+    fleet.start(joined, &[]).await;
+    let gauges = fleet.gauges();
+    let mut reloads = control.take_reloads();
+    let mut now = config.clone();
 
-    let reason = tokio::select! {
-        () = &mut shutdown => None,
-        () = idle::reached(until, &config.handlers, &gauges, bus.as_ref()) => None,
-        reason = stopped.recv() => reason,
-        // No consumer ends before it is told to, unless it panicked: better no host than one that lacks a handler.
-        _ = tasks.join_next() => Some(Stopped::Abnormal),
+    let reason = {
+        let idle = idle::reached(until, &config.handlers, &gauges, bus.as_ref());
+        tokio::pin!(idle);
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break None,
+                () = &mut idle => break None,
+                reason = stopped.recv() => break reason,
+                // No consumer ends before it is told to, unless it panicked: better no host than one that lacks a handler.
+                () = fleet.fails() => break Some(Stopped::Abnormal),
+                reload::Wish { config: new, answer } = next(&mut reloads) => {
+                    let done = match until {
+                        Until::Idle => Err(NotReloaded::UntilIdle),
+                        Until::Shutdown => reload::reload(&mut fleet, control, &sandbox, &now, &new).await,
+                    };
+                    if done.is_ok() {
+                        now = *new;
+                    }
+                    // Whoever asked may have gone.
+                    drop(answer.send(done));
+                }
+            }
+        }
     };
     // The order matters: once nothing is read any more, calls that have not started come back.
-    drain.send_replace(true);
+    fleet.drain();
     let closing = Arc::clone(&shared);
     // Joining threads blocks; they end with the calls that are running.
     let workers = tokio::task::spawn_blocking(move || closing.workers.shutdown());
 
-    let mut summary = Summary { stopped: reason, ..Summary::of(config) };
-    let finish = async {
-        while let Some(ended) = tasks.join_next().await {
-            match ended {
-                Ok((index, tally)) => summary.handlers[index] = tally,
-                Err(error) => tracing::error!(%error, "a consumer ended abnormally"),
-            }
-        }
-    };
-    if tokio::time::timeout(config.host.grace, finish).await.is_err() {
+    let finished = tokio::time::timeout(now.host.grace, fleet.drained()).await;
+    let names: Vec<String> = now.handlers.iter().map(|handler| handler.name.clone()).collect();
+    let mut summary = Summary { handlers: fleet.close(&names).await, stopped: reason };
+    if finished.is_err() {
         summary.stopped = Some(Stopped::Grace);
     } else if let Err(error) = workers.await {
         tracing::error!(%error, "the worker threads ended abnormally");
     }
     Ok(summary)
+}
+
+/// The next configuration to take over; never, if nobody can have one.
+async fn next(reloads: &mut Option<mpsc::Receiver<reload::Wish>>) -> reload::Wish {
+    if let Some(reloads) = reloads
+        && let Some(wish) = reloads.recv().await
+    {
+        return wish;
+    }
+    std::future::pending().await
 }
 
 // === impl Summary ===
@@ -235,31 +234,17 @@ impl Summary {
     }
 }
 
-/// Joins a handler's group, or `None` if `shutdown` comes first. A bus that is there but cannot serve yet (it is loading
-/// its data, or full) is waited for; one that is not there is an error, so that a wrong address is seen at once.
-async fn join(
-    bus: &dyn Bus,
-    settings: &HandlerConfig,
-    group: &bus::Group,
-    mut shutdown: Pin<&mut impl Future<Output = ()>>,
-) -> Result<Option<Arc<dyn Subscription>>, bus::Error> {
-    let mut trouble = Backoff::new("join the group");
-    loop {
-        // Not to be cut short: a consumer that nobody holds would be left in the group.
-        match bus.subscribe(group).await {
-            Err(error @ bus::Error::Unavailable { .. }) => trouble.more(&settings.name, &error),
-            joined => return joined.map(Some),
-        }
-        tokio::select! {
-            () = tokio::time::sleep(trouble.pause()) => {}
-            () = shutdown.as_mut() => return Ok(None),
-        }
-    }
-}
-
 struct Loaded {
     sandbox: Arc<Sandbox>,
-    prepared: Vec<Arc<sandbox::Handler>>,
+    prepared: Vec<Prepared>,
+}
+
+/// A handler with the module that the configuration names, and what makes others.
+struct Prepared {
+    handler: Arc<sandbox::Handler>,
+    maker: Arc<Maker>,
+    /// The module's bytes.
+    wasm: Bytes,
 }
 
 /// Reads, verifies and compiles every module once, and prepares one handler for each entry of the configuration.
@@ -268,14 +253,28 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
     let config::Host { threads, secret, code_cache, compiling, .. } = config.host.clone();
     let reuse = config.handlers.iter().any(|handler| handler.spec.reuse > 1);
     let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse, code_cache, compiling })?;
+    let prepared = prepare(config, &sandbox, bus, decoder)?;
+    Ok(Loaded { sandbox, prepared })
+}
+
+/// The same in a sandbox that is there.
+fn prepare(
+    config: &Config,
+    sandbox: &Arc<Sandbox>,
+    bus: &Arc<dyn Bus>,
+    decoder: &Arc<Decoder>,
+) -> Result<Vec<Prepared>, Error> {
     let (mut prepared, mut specs) = (Vec::new(), Vec::new());
     for handler in &config.handlers {
         specs.push(with_secrets(config, handler)?);
     }
+    let look =
+        |handler: &HandlerConfig| std::fs::metadata(&handler.module).ok().and_then(|found| versions::look(&found));
+    let looks: Vec<_> = config.handlers.iter().map(look).collect();
     let files = Files::read(config)?;
     // Handlers that name one file share what it was compiled to.
     let mut modules: HashMap<&PathBuf, Module> = HashMap::new();
-    for (handler, spec) in config.handlers.iter().zip(specs) {
+    for ((handler, spec), file) in config.handlers.iter().zip(specs).zip(looks) {
         let name = &handler.spec.name;
         if handler.order != Order::None && !bus.guarantees().ordered_groups {
             return Err(Error::Order(name.clone()));
@@ -285,19 +284,25 @@ fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<L
         }
         let module = match modules.entry(&handler.module) {
             Entry::Occupied(loaded) => loaded.get().clone(),
-            Entry::Vacant(place) => place.insert(files.load(&sandbox, handler)?).clone(),
+            Entry::Vacant(place) => place.insert(files.load(sandbox, handler)?).clone(),
         };
-        let services = services::HandlerServices::new(config, handler, Arc::clone(bus), Arc::clone(decoder));
-        let ready = sandbox
-            .handler(&module, spec, Arc::new(services))
-            .map_err(|source| Error::Handler { handler: name.clone(), source })?;
+        let maker = Maker {
+            settings: handler.clone(),
+            spec,
+            sandbox: Arc::clone(sandbox),
+            bus: Arc::clone(bus),
+            signer: Signer::new(config, handler, Arc::clone(decoder)),
+            bench: selftest::Bench::of(config, handler, Arc::clone(decoder)),
+            file,
+        };
+        let ready = maker.join(&module, None).map_err(|source| Error::Handler { handler: name.clone(), source })?;
         for missing in ready.missing_grants() {
             let interface = missing.capability.interface();
             tracing::warn!(handler = name, "the module imports {interface}, which it was not given: {}", missing.line);
         }
-        prepared.push(ready);
+        prepared.push(Prepared { handler: ready, maker: Arc::new(maker), wasm: files.bytes(handler) });
     }
-    Ok(Loaded { sandbox, prepared })
+    Ok(prepared)
 }
 
 /// What a handler may do, with the values of its secrets.

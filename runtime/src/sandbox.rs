@@ -77,6 +77,8 @@ pub struct Limits {
     pub time: Duration,
     /// Bytes of all linear memories and tables of the instance together.
     pub memory: u64,
+    /// Calls that may compute at once, on cores of their own. Not a limit of one call: what is more waits its turn.
+    pub core_slots: usize,
     /// Handles (streams, pollables, …) that the guest may hold at once.
     pub handles: usize,
     /// Times the guest may call the host, or the engine's helpers.

@@ -59,6 +59,8 @@ pub struct UnknownProfile(String);
 const HOPS: &str = "sandbar-hops";
 /// The ordering key, on buses that have no place of their own for it.
 const KEY: &str = "sandbar-key";
+/// SHA-256, in hex, of the module that published it. For whoever looks at the bus: no handler is shown it.
+pub const MODULE: &str = "sandbar-module";
 /// How the payload is written; absent for Avro.
 const CONTENT_TYPE: &str = "content-type";
 /// CloudEvents' name for the same.

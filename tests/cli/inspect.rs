@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::embedded;
-use crate::support::host::{Bench, guest};
+use crate::support::host::{Bench, guest, workspace};
 
 fn path(name: &str) -> String {
     guest(name).display().to_string()
@@ -39,6 +39,29 @@ fn it_tells_what_an_example_handler_is() {
         })
     );
     assert_eq!((&document["compiled"], &document["handler"]), (&Value::Bool(false), &Value::Null));
+}
+
+/// What differs from one compiler to the next stands in the README as an example.
+const OF_THE_BUILD: [&str; 2] = ["sha256 ", "size "];
+
+#[test]
+fn the_readme_shows_what_each_example_is() {
+    let bench = Bench::with("");
+    let readme = std::fs::read_to_string(workspace().join("README.md")).unwrap();
+    for name in ["hello", "xapi", "catalog-mirror", "notify-flaky", "sealed"] {
+        let shown = readme.split_once(&format!("$ sandbar inspect {name}.wasm\n")).unwrap().1;
+        let shown: Vec<&str> = shown.lines().take_while(|line| !line.is_empty() && !line.starts_with("```")).collect();
+        let text = bench.ok(&["inspect", &path(name)], b"");
+        let mut said = text.lines();
+        assert!(shown.len() > 8, "{shown:?}");
+        for line in shown.into_iter().filter(|line| line.trim() != "…" && !line.starts_with("file ")) {
+            let is = |found: &str| match OF_THE_BUILD.iter().find(|what| line.starts_with(**what)) {
+                Some(what) => found.starts_with(what),
+                None => found == line,
+            };
+            assert!(said.any(is), "the README shows {line:?} of {name}, in this order; it says\n{text}");
+        }
+    }
 }
 
 #[test]

@@ -77,7 +77,7 @@ fn figures(bench: &Bench, url: &str, first: &str) {
         table.lines().map(|line| line.split("  ").map(str::trim).filter(|c| !c.is_empty()).collect()).collect();
     let header = ["HANDLER", "TOPIC", "GROUP", "LAG", "PENDING", "RETRYING", "DEAD LETTERS", "LOST", "CONSUMERS"];
     assert_eq!(cells[0][..9], header);
-    assert_eq!(cells[0][9..], ["STATE", "HELD BACK", "OLDEST", "RATE", "MODULE", "HELD UP BY"]);
+    assert_eq!(cells[0][9..], ["STATE", "HELD BACK", "OLDEST", "RATE", "MODULE", "SINCE", "HELD UP BY"]);
     assert_eq!(cells[1][..8], ["probe", "in", "probe", "4", "1", "2", "3", "0"]);
     assert_eq!(cells[2][..3], ["idle (disabled)", "in", "idle (not made yet)"]);
     assert_eq!(cells.len(), 3);

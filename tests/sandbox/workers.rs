@@ -166,6 +166,31 @@ fn handlers_take_turns() {
 }
 
 #[test]
+fn one_that_overran_rests_while_others_have_work_and_its_time_stands_still_meanwhile() {
+    let mut host = Host::new(2);
+    let (late, other) = (host.handler(Duration::from_millis(400)), host.handler(Duration::from_secs(10)));
+    host.submit(&late, [job(0, "spin", &[])]);
+    let stopped = host.collect(1);
+    assert!(
+        matches!(&stopped[0].ran, Ran::Called { verdict: Verdict::Retry { code, .. }, .. } if code == "time-limit")
+    );
+
+    // It takes a quarter of its time, and resting most of it ten times as long as it may take.
+    let begun = Instant::now();
+    host.submit(&late, [job(1, "busy", &[("rounds", "40000000")])]);
+    let (mut tag, mut back) = (2, None);
+    while back.is_none() {
+        assert!(begun.elapsed() < Duration::from_secs(60), "it did not come back");
+        host.submit(&other, [job(tag, "ok", &[])]);
+        tag += 1;
+        back = host.chunk().into_iter().find(|finished| finished.tag == 1);
+    }
+    let finished = back.unwrap();
+    assert!(done(&finished), "{:?}", finished.ran);
+    assert!(begun.elapsed() > Duration::from_millis(400), "it did not rest: {:?}", begun.elapsed());
+}
+
+#[test]
 fn shutdown_returns_what_has_not_started() {
     let mut host = Host::new(1);
     let handler = host.handler(Duration::from_millis(300));

@@ -40,6 +40,12 @@ impl Draft {
         self
     }
 
+    /// With an id that names a number.
+    pub(crate) fn numbered(mut self, number: u128) -> Self {
+        self.id = uuid::Uuid::from_u128(number).to_string();
+        self
+    }
+
     pub(crate) fn time(mut self, time: &str) -> Self {
         time.clone_into(&mut self.time);
         self

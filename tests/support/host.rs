@@ -174,7 +174,8 @@ impl Bench {
         })
     }
 
-    fn start(&self, mut command: Command) -> Host {
+    /// Starts a host by a command of its own.
+    pub(crate) fn start(&self, mut command: Command) -> Host {
         let name = uuid::Uuid::new_v4().simple().to_string();
         let (log, stdout) = (self.path(&format!("{name}.log")), self.path(&format!("{name}.out")));
         let child = command

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use redis::{Pipeline, Value};
 
 use self::durable::Durable;
@@ -22,8 +23,8 @@ use self::trim::Trimmer;
 use self::url::Target;
 use super::durability::Trimming;
 use super::{
-    Applied, Bus, DeadLetter, Durability, Edge, Error, Group, GroupStatus, Guarantees, Needs, Published, Requeue,
-    Settings, Span, Start, Subscription,
+    Applied, Bus, DeadLetter, Durability, Edge, Error, Group, GroupStatus, Guarantees, Ledger, LedgerEntry, LedgerName,
+    Needs, Published, Requeue, Settings, Span, Start, Subscription,
 };
 use crate::event::{Effects, KeyList, Message, Outgoing, Position, Topic, Versioned, unix_millis};
 
@@ -44,6 +45,7 @@ mod hold;
 mod housekeep;
 mod keys;
 mod lanes;
+mod ledger;
 mod link;
 mod member;
 mod needs;
@@ -240,6 +242,18 @@ impl Bus for Redis {
 
     async fn purge(&self, topic: &Topic, group: &str, ids: &[Position]) -> Result<u64, Error> {
         self.shared.purge(topic, group, ids).await
+    }
+
+    async fn ledger(&self, name: &LedgerName) -> Result<Option<Ledger>, Error> {
+        self.shared.ledger(name).await
+    }
+
+    async fn ledger_bytes(&self, name: &LedgerName, key: &str) -> Result<Option<Bytes>, Error> {
+        self.shared.ledger_bytes(name, key).await
+    }
+
+    async fn write_ledger(&self, name: &LedgerName, before: u64, entry: &LedgerEntry) -> Result<Option<u64>, Error> {
+        self.shared.write_ledger(name, before, entry).await
     }
 }
 

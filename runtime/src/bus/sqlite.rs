@@ -9,11 +9,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::durability::Trimming;
 use super::{
-    Applied, Bus, DeadLetter, Durability, Edge, Error, Group, GroupStatus, Guarantees, Published, Requeue, Settings,
-    Span, Subscription, stream_name,
+    Applied, Bus, DeadLetter, Durability, Edge, Error, Group, GroupStatus, Guarantees, Ledger, LedgerEntry, LedgerName,
+    Published, Requeue, Settings, Span, Subscription, stream_name,
 };
 use crate::event::{Effects, KeyList, Message, Outgoing, Position, Topic, Versioned};
 use fault::Fault;
@@ -27,6 +28,7 @@ mod fault;
 mod history;
 mod keys;
 mod lease;
+mod ledger;
 mod look;
 mod member;
 mod ordered;
@@ -186,6 +188,21 @@ impl Bus for Sqlite {
     async fn purge(&self, topic: &Topic, group: &str, ids: &[Position]) -> Result<u64, Error> {
         let (topic, group, ids) = (self.names.stored(topic), group.to_owned(), ids.to_vec());
         self.store.write(move |db| dead_letters::purge(db, &topic, &group, &ids)).await
+    }
+
+    async fn ledger(&self, name: &LedgerName) -> Result<Option<Ledger>, Error> {
+        let (topic, group) = (self.names.stored(&name.topic), name.group.clone());
+        self.store.read(move |db| ledger::read(db, &topic, &group)).await
+    }
+
+    async fn ledger_bytes(&self, name: &LedgerName, key: &str) -> Result<Option<Bytes>, Error> {
+        let (topic, group, key) = (self.names.stored(&name.topic), name.group.clone(), key.to_owned());
+        self.store.read(move |db| ledger::bytes(db, &topic, &group, &key)).await
+    }
+
+    async fn write_ledger(&self, name: &LedgerName, before: u64, entry: &LedgerEntry) -> Result<Option<u64>, Error> {
+        let (topic, group, entry) = (self.names.stored(&name.topic), name.group.clone(), entry.clone());
+        self.store.write(move |db| ledger::write(db, &topic, &group, before, &entry)).await
     }
 }
 

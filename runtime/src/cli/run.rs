@@ -1,10 +1,12 @@
 //! `sandbar run`: the host itself.
 
+use std::io::IsTerminal as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sandbar::config::{Config, ControlSocket};
-use sandbar::pipeline::{self, Control, Quiet, Stopped, Summary, Until};
+use sandbar::config::{Config, ControlSocket, Environment, Problems};
+use sandbar::pipeline::{self, Control, Quiet, Reloaded, Stopped, Summary, Until};
+use sandbar::sandbox::Compiling;
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -12,7 +14,7 @@ use tokio::task::JoinSet;
 
 use super::{ConfigArgs, Exit, Failure, compiler, exit_of, harden, log_to_stderr, out, socket};
 
-#[derive(Debug, clap::Args)]
+#[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
     #[command(flatten)]
     config: ConfigArgs,
@@ -74,6 +76,16 @@ pub(super) async fn run(Ready { args, config }: Ready) -> Result<Exit, Failure> 
     });
     let running = pipeline::run(&config, until, Arc::new(Quiet), &control, shutdown);
     tokio::pin!(running);
+    // In a terminal a hang-up means that its user has gone.
+    if !std::io::stdin().is_terminal() {
+        let (mut hangup, control, args) = (signal(SignalKind::hangup())?, Arc::clone(&control), args.clone());
+        let (environment, compiling) = (Environment::of_process(), config.host.compiling.clone());
+        serving.spawn(async move {
+            while hangup.recv().await.is_some() {
+                reload(&control, &args, &environment, &compiling).await;
+            }
+        });
+    }
     let summary = tokio::select! {
         ended = &mut running => ended,
         name = signals.next() => {
@@ -107,6 +119,34 @@ pub(super) async fn run(Ready { args, config }: Ready) -> Result<Exit, Failure> 
             Exit::Failures
         }
     })
+}
+
+/// Takes the configuration over as it stands now. Whatever is wrong is said, and changes nothing.
+async fn reload(control: &Control, args: &Args, environment: &Environment, compiling: &Compiling) {
+    let path = args.config.path();
+    let mut config = match Config::load(path, environment) {
+        Ok(config) => config,
+        Err(Problems(problems)) => {
+            for problem in &problems {
+                tracing::error!(%problem, "the configuration is not taken over");
+            }
+            return;
+        }
+    };
+    for handler in &mut config.handlers {
+        handler.group.join_foreign = args.join_foreign;
+    }
+    // There is no other: a confined process starts none.
+    config.host.compiling = compiling.clone();
+    match control.reload(config).await {
+        Ok(Reloaded { added, changed, removed }) => {
+            tracing::info!(?added, ?changed, ?removed, "the configuration is taken over");
+        }
+        Err(error) => {
+            let error = anyhow::Error::new(error);
+            tracing::error!(error = format!("{error:#}"), "the configuration is not taken over");
+        }
+    }
 }
 
 /// A socket that was asked for must be there; one that was not is no reason not to run.

@@ -20,6 +20,8 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
+mod modules;
+
 /// A path in an address has room for 108 bytes, the last of which is NUL.
 const PATH_MAX: usize = 107;
 /// A command names handlers and little else.
@@ -30,6 +32,9 @@ const SILENCE: Duration = Duration::from_secs(10);
 const CLIENTS: usize = 16;
 /// A host that does not answer within it is frozen.
 const ANSWER: Duration = Duration::from_secs(5);
+
+/// What it says of a handler's module takes as long as that takes to compile and test.
+const SWAP_ANSWER: Duration = Duration::from_secs(600);
 
 /// Why there is no control socket.
 #[derive(Debug, thiserror::Error)]
@@ -161,6 +166,15 @@ pub(super) fn listen(config: &Config) -> Result<Option<(UnixListener, Place)>, E
 
 /// Says one command to the host that listens on a socket. `None` if there is none.
 pub(super) async fn ask(path: &Path, command: &Value) -> io::Result<Option<Value>> {
+    ask_with(path, command, &[], ANSWER).await
+}
+
+/// The same about a handler's module, with what follows the line.
+pub(super) async fn ask_to_swap(path: &Path, command: &Value, body: &[&[u8]]) -> io::Result<Option<Value>> {
+    ask_with(path, command, body, SWAP_ANSWER).await
+}
+
+async fn ask_with(path: &Path, command: &Value, body: &[&[u8]], within: Duration) -> io::Result<Option<Value>> {
     let stream = match UnixStream::connect(path).await {
         Ok(stream) => stream,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => return Ok(None),
@@ -169,11 +183,14 @@ pub(super) async fn ask(path: &Path, command: &Value) -> io::Result<Option<Value
     let asked = async {
         let mut stream = BufReader::new(stream);
         stream.write_all(format!("{command}\n").as_bytes()).await?;
+        for part in body {
+            stream.write_all(part).await?;
+        }
         let mut line = String::new();
         stream.read_line(&mut line).await?;
         Ok(Some(serde_json::from_str(&line)?))
     };
-    timeout(ANSWER, asked).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
+    timeout(within, asked).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()))
 }
 
 /// Serves until it is dropped.
@@ -229,7 +246,16 @@ async fn converse(stream: UnixStream, control: &Control) {
         if count == 0 {
             return;
         }
-        let answer = if whole { answer(&line, control) } else { refusal("a command is one line, and no long one") };
+        let answered = match modules::Command::of(&line).filter(|_| whole) {
+            Some(command) => modules::answer(command, &mut read, control).await,
+            None if whole => Ok(answer(&line, control)),
+            None => Err("a command is one line, and no long one".to_owned()),
+        };
+        // What follows a line that was not understood is no command.
+        let (answer, whole) = match answered {
+            Ok(answer) => (answer, true),
+            Err(why) => (refusal(&why), false),
+        };
         match timeout(SILENCE, write.write_all(format!("{answer}\n").as_bytes())).await {
             Ok(Ok(())) if whole => {}
             _ => return,
@@ -254,7 +280,7 @@ fn answer(line: &[u8], control: &Control) -> Value {
         Some("status") => Ok(()),
         Some("pause") => control.pause(handlers.as_deref()),
         Some("resume") => control.resume(handlers.as_deref()),
-        _ => return refusal("`do` is \"status\", \"pause\" or \"resume\""),
+        _ => return refusal("`do` is \"status\", \"pause\", \"resume\", \"swap\" or \"rollback\""),
     };
     match done {
         Ok(()) => json!({ "ok": true, "pid": std::process::id(), "handlers": control.status() }),

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use sandbar::bus::{self, Bus, GroupStatus};
 use sandbar::config::{Config, HandlerConfig};
-use sandbar::event::{Topic, unix_millis};
+use sandbar::event::{Topic, from_unix_millis, unix_millis};
 use sandbar::pipeline::Report;
 use serde_json::{Value, json};
 
@@ -25,7 +25,7 @@ pub(super) struct Args {
     json: bool,
 }
 
-const HEADER: [&str; 15] = [
+const HEADER: [&str; 16] = [
     "HANDLER",
     "TOPIC",
     "GROUP",
@@ -40,6 +40,7 @@ const HEADER: [&str; 15] = [
     "OLDEST",
     "RATE",
     "MODULE",
+    "SINCE",
     "HELD UP BY",
 ];
 
@@ -48,7 +49,7 @@ const AT_ONCE: usize = 16;
 /// Between two pictures.
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Enough of a digest to tell one from another.
-const DIGEST_CHARS: usize = 12;
+pub(super) const DIGEST_CHARS: usize = 12;
 
 /// One handler as the bus and its hosts tell it.
 struct Handler<'a> {
@@ -116,7 +117,13 @@ fn show(handlers: &[Handler<'_>], args: &Args, first: bool) -> std::io::Result<(
         out::picture(first)?;
     }
     let rows: Vec<Vec<String>> = handlers.iter().flat_map(|handler| handler.rows(now)).collect();
-    out::table(&HEADER, &rows)
+    out::table(&HEADER, &rows)?;
+    for handler in handlers {
+        for (consumer, trouble) in handler.troubles() {
+            out::line(&format!("{}: {consumer} does not serve the wanted module: {trouble}", handler.settings.name))?;
+        }
+    }
+    Ok(())
 }
 
 // === impl Handler ===
@@ -128,6 +135,7 @@ impl Handler<'_> {
         let (state, modules) = (self.state().unwrap_or_else(|| "-".to_owned()), self.modules().join(", "));
         let held_back = self.held_back().map_or_else(|| "-".to_owned(), |count| count.to_string());
         let rate = self.rate().map_or_else(|| "-".to_owned(), |rate| format!("{rate:.1}/s"));
+        let since = self.since();
         let row = |(topic, status): &(&Topic, GroupStatus)| {
             vec![
                 name.clone(),
@@ -144,6 +152,7 @@ impl Handler<'_> {
                 status.oldest.map_or_else(|| "-".to_owned(), |oldest| short(age(oldest, now))),
                 rate.clone(),
                 if modules.is_empty() { "-".to_owned() } else { modules.clone() },
+                since.map_or_else(|| "-".to_owned(), |since| short(age(since, now))),
                 status.held_up_by.clone().unwrap_or_else(|| "-".to_owned()),
             ]
         };
@@ -164,6 +173,10 @@ impl Handler<'_> {
                     "held_back": report.held_back,
                     "rate": report.rate,
                     "module": report.module,
+                    "module_since": report.module_since_ms,
+                    "module_calls": report.module_calls,
+                    "module_failures": report.module_failures,
+                    "module_trouble": report.module_trouble,
                 })
             })
             .collect();
@@ -214,6 +227,17 @@ impl Handler<'_> {
         (!self.hosts.is_empty()).then(|| self.hosts.values().map(|report| report.rate).sum())
     }
 
+    /// Since when the last of its hosts serves its module.
+    fn since(&self) -> Option<SystemTime> {
+        let since = self.hosts.values().map(|report| report.module_since_ms).filter(|millis| *millis > 0);
+        since.max().map(from_unix_millis)
+    }
+
+    /// Hosts that cannot serve what is wanted, and why not.
+    fn troubles(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.hosts.iter().filter_map(|(consumer, report)| Some((consumer.as_str(), report.module_trouble.as_deref()?)))
+    }
+
     /// The modules that its hosts run, shortened; more than one while a new one is rolled out.
     fn modules(&self) -> Vec<String> {
         let mut modules: Vec<String> =
@@ -225,12 +249,12 @@ impl Handler<'_> {
 }
 
 /// By the clock of whoever asks; what lies in its future is new.
-fn age(time: SystemTime, now: SystemTime) -> Duration {
+pub(super) fn age(time: SystemTime, now: SystemTime) -> Duration {
     Duration::from_millis(unix_millis(now).saturating_sub(unix_millis(time)))
 }
 
 /// Two units at most.
-fn short(age: Duration) -> String {
+pub(super) fn short(age: Duration) -> String {
     let seconds = age.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),

@@ -68,7 +68,7 @@ pub(super) async fn run(args: Args, wish: Wish) -> Result<Exit, Failure> {
     Ok(Exit::Clean)
 }
 
-fn known(config: &Config, name: &str) -> Result<(), Failure> {
+pub(super) fn known(config: &Config, name: &str) -> Result<(), Failure> {
     if config.handlers.iter().any(|handler| handler.name == name) {
         return Ok(());
     }

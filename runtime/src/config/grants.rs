@@ -25,6 +25,7 @@ const LEAST_REASON: u64 = 16;
 
 /// More than so many things, or bytes of one kind, of one call is no limit: every call that runs can hold as many.
 const MOST_THINGS: u64 = 10_000_000;
+const MOST_CORES: u64 = 4_096;
 const MOST_BYTES: u64 = 1 << 30;
 
 /// Reads `[handler.limits]`: how far a call may go, and how many events there may be in a second.
@@ -34,6 +35,7 @@ pub(super) fn limits(section: &mut Section<'_>) -> (Limits, Option<u32>) {
     let limits = Limits {
         time: section.duration("time", "1ms").map_or(default.time, |found| found.value),
         memory: section.size("memory", LEAST_MEMORY, MEMORY_CEILING, "from 64KiB to 4GiB").unwrap_or(default.memory),
+        core_slots: cores(&mut section).unwrap_or(default.core_slots),
         handles: count(&mut section, "handles", default.handles),
         host_calls: section.number("host_calls", LEAST_HOST_CALLS, u64::MAX).unwrap_or(default.host_calls),
         host_call_bytes: bytes(&mut section, "host_call_bytes", LEAST_HOST_CALL, default.host_call_bytes),
@@ -51,6 +53,10 @@ pub(super) fn limits(section: &mut Section<'_>) -> (Limits, Option<u32>) {
 }
 
 /// A number of things that are held in memory until the call is over.
+fn cores(section: &mut Section<'_>) -> Option<usize> {
+    section.number("core_slots", 1, MOST_CORES).and_then(|number| usize::try_from(number).ok())
+}
+
 fn count(section: &mut Section<'_>, key: &'static str, default: usize) -> usize {
     section.number(key, 0, MOST_THINGS).and_then(|number| usize::try_from(number).ok()).unwrap_or(default)
 }

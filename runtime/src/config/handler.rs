@@ -25,6 +25,8 @@ pub struct HandlerConfig {
     pub name: String,
     /// The component's file.
     pub module: PathBuf,
+    /// Whether the file is swapped in when it changes.
+    pub watch: bool,
     /// What its bytes must be.
     pub trust: Trust,
     /// The consumer group: name, topics, start, lease, prefix of the consumer's name. `order`, which needs
@@ -213,6 +215,7 @@ fn read(
 
     let group_name = section.get("group", takes_name, read_name);
     let enabled = section.boolean("enabled", true);
+    let watch = section.boolean("watch", false);
     let start = start(&mut section, defaults.sqlite);
     let orders = [("none", Order::None), ("key", Order::Key), ("topic", Order::Topic)];
     let order = section.word("order", &orders, Order::None);
@@ -253,6 +256,7 @@ fn read(
     let handler = HandlerConfig {
         name,
         module: defaults.directory.join(&module.value),
+        watch,
         trust,
         group: Group {
             name: group_name,

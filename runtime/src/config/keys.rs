@@ -41,6 +41,7 @@ pub(super) const HANDLER: Keys = Keys {
         "module",
         "sha256",
         "trusted_keys",
+        "watch",
         "topics",
         "types",
         "group",
@@ -69,6 +70,7 @@ pub(super) const LIMITS: Keys = Keys {
     keys: &[
         "time",
         "memory",
+        "core_slots",
         "handles",
         "host_calls",
         "host_call_bytes",

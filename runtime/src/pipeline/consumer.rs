@@ -20,7 +20,7 @@ use crate::bus::{self, Delivery, DeliveryId, Fetched, Settled, Slice, Subscripti
 use crate::config::{HandlerConfig, PayloadForm};
 use crate::dispatch::{Lanes, Order};
 use crate::event::{Event, Lane, Message, Settlement};
-use crate::sandbox::{Finished, Handler, Job};
+use crate::sandbox::{Finished, Job};
 
 mod admitting;
 mod calling;
@@ -32,11 +32,14 @@ mod pace;
 mod running;
 #[cfg(test)]
 mod scripted;
+mod serving;
 mod settling;
 #[cfg(test)]
 mod tests;
 
 pub(super) use gate::Gate;
+pub(super) use serving::{Calls, Serving, Version};
+
 use pace::Pace;
 
 /// Events handed to the worker threads together at most: a hand-off costs more than a call, but nobody may wait for the
@@ -55,7 +58,7 @@ const TOLD_WITHIN: Duration = Duration::from_millis(200);
 /// A handler's loop and all its state.
 pub(super) struct Consumer {
     settings: HandlerConfig,
-    handler: Arc<Handler>,
+    serving: Serving,
     subscription: Arc<dyn Subscription>,
     shared: Arc<Shared>,
     stop: mpsc::Sender<Stopped>,
@@ -101,6 +104,8 @@ pub(super) struct Ticket {
     attempt: u32,
     lane: Option<Lane>,
     turn: u64,
+    /// Which version of the handler it was given to, or will be.
+    version: usize,
     /// Its start was recorded on the bus, and the next one of its kind waits for it.
     recorded: bool,
     /// What becomes of it tells whether an outage is over.
@@ -143,6 +148,7 @@ struct Meta {
     attempt: u32,
     lane: Option<Lane>,
     turn: u64,
+    version: usize,
     recorded: bool,
     probe: bool,
     message: Message,
@@ -155,17 +161,16 @@ struct Meta {
 impl Consumer {
     pub(super) fn new(
         settings: &HandlerConfig,
-        handler: Arc<Handler>,
+        serving: Serving,
         subscription: Arc<dyn Subscription>,
         shared: Arc<Shared>,
         gate: Gate,
         stop: mpsc::Sender<Stopped>,
     ) -> Self {
-        gate.steering.show_module(handler.module().digest());
         let (done, finished) = mpsc::unbounded_channel();
         Self {
             settings: settings.clone(),
-            handler,
+            serving,
             subscription,
             shared,
             stop,
@@ -297,6 +302,7 @@ impl Consumer {
                 () = ready(&mut rest) => self.offer_again(),
                 () = ready(&mut pause_over) => {}
                 () = ready(&mut refill) => {}
+                Some(version) = self.serving.next() => self.serve(version),
                 found = ready(&mut look) => self.looked_at_cap(found, &mut looking),
                 // Without anybody to resume it, it stays as it is.
                 Ok(()) = paused.changed() => {}
@@ -370,6 +376,8 @@ impl Consumer {
     /// Gives back whatever waits here; calls that have started go on.
     fn drain(&mut self) {
         self.draining = true;
+        // What the workers have and have not started comes back.
+        self.serving.handler().shut(true);
         drop(self.lanes.clear());
         let waiting: Vec<_> = self.inherited.drain(..).chain(self.again.drain(..)).collect();
         for job in waiting {

@@ -1,21 +1,31 @@
 //! Seeing and steering a running host: what each handler is to do, and what it does.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use super::consumer::Calls;
+use super::reload::{self, NotReloaded, Reloaded};
+use super::versions::{Refusal, Swap, Swapped, Wish};
 use crate::config::Config;
+use crate::event::unix_millis;
 
 /// The rate is over this many seconds.
 const SECONDS: usize = 10;
 
+/// Wishes that wait for a keeper.
+const WISHES: usize = 4;
+
 /// The handle on a running host. Whoever made it gives it to [`super::run`] and keeps a reference.
 #[derive(Debug)]
 pub struct Control {
-    handlers: Vec<Arc<Steering>>,
+    handlers: Mutex<Vec<Arc<Steering>>>,
+    reloads: mpsc::Sender<reload::Wish>,
+    /// Here while no host runs.
+    to_reload: Mutex<Option<mpsc::Receiver<reload::Wish>>>,
 }
 
 /// What a handler's loop does with its events.
@@ -52,6 +62,18 @@ pub struct Report {
     pub rate: f64,
     /// SHA-256 of its module, in hex.
     pub module: String,
+    /// Since when that is served, in milliseconds since the Unix epoch; 0 if it is not known.
+    #[serde(default)]
+    pub module_since_ms: u64,
+    /// Calls of that module that ended, on this host.
+    #[serde(default)]
+    pub module_calls: u64,
+    /// How many of them failed.
+    #[serde(default)]
+    pub module_failures: u64,
+    /// Why this host does not serve the module that its group is to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub module_trouble: Option<String>,
     /// The host's process.
     pub pid: u32,
 }
@@ -67,6 +89,20 @@ pub(super) struct Steering {
     name: String,
     paused: watch::Sender<bool>,
     seen: Mutex<Seen>,
+    wishes: mpsc::Sender<Wish>,
+    /// Here while no keeper has it.
+    to_grant: Mutex<Option<mpsc::Receiver<Wish>>>,
+}
+
+/// What is shown of the module that is called.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    /// Its digest.
+    pub(super) module: String,
+    pub(super) since: Option<SystemTime>,
+    pub(super) calls: Arc<Calls>,
+    /// Why another one that is wanted is not called.
+    pub(super) trouble: Option<String>,
 }
 
 #[derive(Debug, Default)]
@@ -74,7 +110,7 @@ struct Seen {
     state: State,
     in_hand: usize,
     held_back: usize,
-    module: String,
+    shown: Shown,
     meter: Meter,
 }
 
@@ -97,8 +133,9 @@ impl Control {
     }
 
     pub(super) fn of(names: impl IntoIterator<Item = String>) -> Arc<Self> {
-        let steering = |name| Arc::new(Steering { name, paused: watch::Sender::new(false), seen: Mutex::default() });
-        Arc::new(Self { handlers: names.into_iter().map(steering).collect() })
+        let (reloads, to_reload) = mpsc::channel(WISHES);
+        let handlers = Mutex::new(names.into_iter().map(Steering::new).collect());
+        Arc::new(Self { handlers, reloads, to_reload: Mutex::new(Some(to_reload)) })
     }
 
     /// Pauses these handlers, or with `None` all: nothing new is read and no call starts; calls under way end and
@@ -123,17 +160,62 @@ impl Control {
     /// What each handler does at this moment, in the order of the configuration.
     #[must_use]
     pub fn status(&self) -> Vec<Report> {
-        self.handlers.iter().map(|handler| handler.report()).collect()
+        self.all().iter().map(|handler| handler.report()).collect()
+    }
+
+    /// Has a handler served by another module, from the next call on: verified, compiled and tested first, and recorded on the
+    /// bus, so that its group's other hosts follow.
+    ///
+    /// # Errors
+    ///
+    /// Why not; the module that is served goes on.
+    pub async fn swap(&self, handler: &str, swap: Swap) -> Result<Swapped, Refusal> {
+        self.wish(handler, |answer| Wish::Swap(swap, answer)).await
+    }
+
+    /// Undoes a handler's last swap, on all hosts of its group.
+    ///
+    /// # Errors
+    ///
+    /// Why not; the module that is served goes on.
+    pub async fn roll_back(&self, handler: &str, by: &str) -> Result<Swapped, Refusal> {
+        self.wish(handler, |answer| Wish::Rollback(by.to_owned(), answer)).await
+    }
+
+    /// Has the running host take another configuration over: handlers are added, removed and changed, the others go on
+    /// undisturbed.
+    ///
+    /// # Errors
+    ///
+    /// Why not; then nothing has changed.
+    pub async fn reload(&self, config: Config) -> Result<Reloaded, NotReloaded> {
+        let (answer, answered) = oneshot::channel();
+        let wish = reload::Wish { config: Box::new(config), answer };
+        self.reloads.send(wish).await.map_err(|_| NotReloaded::Absent)?;
+        answered.await.unwrap_or(Err(NotReloaded::Absent))
+    }
+
+    async fn wish(
+        &self,
+        handler: &str,
+        wish: impl FnOnce(oneshot::Sender<Result<Swapped, Refusal>>) -> Wish,
+    ) -> Result<Swapped, Refusal> {
+        let known = self.all().into_iter().find(|known| known.name == handler);
+        let steering = known.ok_or_else(|| UnknownHandler(handler.to_owned()))?;
+        let (answer, answered) = oneshot::channel();
+        steering.wishes.send(wish(answer)).await.map_err(|_| Refusal::Absent)?;
+        answered.await.unwrap_or(Err(Refusal::Absent))
     }
 
     fn set(&self, handlers: Option<&[String]>, paused: bool) -> Result<(), UnknownHandler> {
+        let all = self.all();
         let named = |wanted: &String| {
-            let known = self.handlers.iter().find(|handler| handler.name == *wanted);
+            let known = all.iter().find(|handler| handler.name == *wanted);
             known.ok_or_else(|| UnknownHandler(wanted.clone()))
         };
         let chosen: Vec<&Arc<Steering>> = match handlers {
             Some(names) => names.iter().map(named).collect::<Result<_, _>>()?,
-            None => self.handlers.iter().collect(),
+            None => all.iter().collect(),
         };
         for handler in chosen {
             handler.paused.send_if_modified(|now| std::mem::replace(now, paused) != paused);
@@ -143,15 +225,49 @@ impl Control {
 
     /// The side of the handler at this place of the configuration; one of its own if the handle is of another.
     pub(super) fn steering(&self, name: &str) -> Arc<Steering> {
-        let own =
-            || Arc::new(Steering { name: name.to_owned(), paused: watch::Sender::new(false), seen: Mutex::default() });
-        self.handlers.iter().find(|handler| handler.name == name).map_or_else(own, Arc::clone)
+        let known = self.all().into_iter().find(|handler| handler.name == name);
+        known.unwrap_or_else(|| Steering::new(name.to_owned()))
+    }
+
+    /// From here on these are the handlers, in this order. What is known of those that stay, stays.
+    pub(super) fn steer(&self, names: impl IntoIterator<Item = String>) {
+        let known = self.all();
+        let steering = |name: String| {
+            known.iter().find(|handler| handler.name == name).map_or_else(|| Steering::new(name), Arc::clone)
+        };
+        let now = names.into_iter().map(steering).collect();
+        *self.handlers.lock().unwrap_or_else(PoisonError::into_inner) = now;
+    }
+
+    fn all(&self) -> Vec<Arc<Steering>> {
+        self.handlers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Configurations to take over, for the host that runs.
+    pub(super) fn take_reloads(&self) -> Option<mpsc::Receiver<reload::Wish>> {
+        self.to_reload.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
 // === impl Steering ===
 
 impl Steering {
+    fn new(name: String) -> Arc<Self> {
+        let (wishes, to_grant) = mpsc::channel(WISHES);
+        let to_grant = Mutex::new(Some(to_grant));
+        Arc::new(Self { name, paused: watch::Sender::new(false), seen: Mutex::default(), wishes, to_grant })
+    }
+
+    /// The wishes of operators, for whoever is to grant them.
+    pub(super) fn take_wishes(&self) -> Option<mpsc::Receiver<Wish>> {
+        self.to_grant.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Gives them back, for the next one.
+    pub(super) fn give_wishes(&self, wishes: Option<mpsc::Receiver<Wish>>) {
+        *self.to_grant.lock().unwrap_or_else(PoisonError::into_inner) = wishes;
+    }
+
     /// Told whether it is to be paused.
     pub(super) fn paused(&self) -> watch::Receiver<bool> {
         self.paused.subscribe()
@@ -169,19 +285,24 @@ impl Steering {
     }
 
     /// Shows which module is called.
-    pub(super) fn show_module(&self, digest: &str) {
-        digest.clone_into(&mut self.seen().module);
+    pub(super) fn show_module(&self, shown: Shown) {
+        self.seen().shown = shown;
     }
 
     pub(super) fn report(&self) -> Report {
         let mut seen = self.seen();
+        let (module_calls, module_failures) = seen.shown.calls.read();
         Report {
             handler: self.name.clone(),
             state: seen.state,
             in_hand: seen.in_hand,
             held_back: seen.held_back,
             rate: seen.meter.rate(Instant::now()),
-            module: seen.module.clone(),
+            module: seen.shown.module.clone(),
+            module_since_ms: seen.shown.since.map_or(0, unix_millis),
+            module_calls,
+            module_failures,
+            module_trouble: seen.shown.trouble.clone(),
             pid: std::process::id(),
         }
     }

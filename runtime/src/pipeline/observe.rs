@@ -105,6 +105,16 @@ impl Outcome {
 // === impl Tally ===
 
 impl Tally {
+    /// Adds what another consumer of the handler did.
+    pub(super) fn add(&mut self, other: &Self) {
+        self.acked += other.acked;
+        self.skipped += other.skipped;
+        self.retried += other.retried;
+        self.dead += other.dead;
+        self.lost += other.lost;
+        self.published += other.published;
+    }
+
     pub(super) fn count(&mut self, outcome: &Outcome) {
         match outcome {
             Outcome::Acked { published, .. } => {

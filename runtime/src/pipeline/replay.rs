@@ -98,7 +98,7 @@ pub async fn replay(
     let bus = bus::open(&config.bus).await?;
     let decoder = Arc::new(Decoder::load(&config.schemas).map_err(Error::Schemas)?);
     let loaded = load(config, &bus, &decoder)?;
-    let (Some(settings), Some(handler)) = (config.handlers.first(), loaded.prepared.into_iter().next()) else {
+    let (Some(settings), Some(prepared)) = (config.handlers.first(), loaded.prepared.into_iter().next()) else {
         return Ok(Report::default());
     };
     let topics = settings.group.topics.iter().filter(|topic| request.topic.as_ref().is_none_or(|only| only == *topic));
@@ -109,7 +109,7 @@ pub async fn replay(
         settings,
         profile: config.profile,
         decoder,
-        handler,
+        handler: prepared.handler,
         bus,
         workers: Arc::new(Workers::start(loaded.sandbox)),
         back,

@@ -18,6 +18,6 @@ async fn handlers_of_one_file_share_what_it_was_compiled_to() {
 
     let loaded = load(&config, &bus, &decoder).unwrap_or_else(|error| panic!("{error}"));
     let [a, b] = &loaded.prepared[..] else { panic!("two handlers") };
-    assert_eq!((a.spec().name.as_str(), b.spec().name.as_str()), ("a", "b"));
-    assert!(std::ptr::eq(a.module().digest(), b.module().digest()), "it was compiled twice");
+    assert_eq!((a.handler.spec().name.as_str(), b.handler.spec().name.as_str()), ("a", "b"));
+    assert!(std::ptr::eq(a.handler.module().digest(), b.handler.module().digest()), "it was compiled twice");
 }

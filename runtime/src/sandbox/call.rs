@@ -93,7 +93,7 @@ fn prepared(mut store: Store<State>, limits: &Limits) -> Store<State> {
         CallHook::CallingWasm | CallHook::ReturningFromWasm | CallHook::ReturningFromHost => Ok(()),
     });
     // Ticks are late when the machine is busy and none comes while it sleeps: the clock decides, the tick only asks it.
-    store.epoch_deadline_callback(|store| {
+    store.epoch_deadline_callback(|mut store| {
         let left = store.data().deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(Stop::Time.into());
@@ -101,9 +101,7 @@ fn prepared(mut store: Store<State>, limits: &Limits) -> Store<State> {
         if !store.data().handling.overruns.any() {
             return Ok(UpdateDeadline::Continue(ticks(left)));
         }
-        if store.data().makes_way() {
-            std::thread::park_timeout(limits::OVERRUN_REST.min(left));
-        }
+        store.data_mut().make_way();
         Ok(UpdateDeadline::Continue(1))
     });
     store

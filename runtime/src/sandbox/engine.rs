@@ -1,6 +1,7 @@
 //! The engine behind all handlers: one pool of instances, sized so that every thread can be inside a guest.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::thread::available_parallelism;
 
@@ -230,9 +231,34 @@ impl Sandbox {
     ///
     /// If the module or the limits do not fit each other or the pool.
     pub fn handler(&self, module: &Module, spec: Spec, services: Arc<dyn Services>) -> Result<Arc<Handler>, Error> {
+        self.joined(module, spec, services, Arc::default())
+    }
+
+    /// The same for a module that takes another one's place: [`Handler::shut`] of either shuts both, so that calls of the
+    /// old one that have not started come back too.
+    ///
+    /// # Errors
+    ///
+    /// If the module or the limits do not fit each other or the pool.
+    pub fn successor(
+        &self,
+        old: &Handler,
+        module: &Module,
+        spec: Spec,
+        services: Arc<dyn Services>,
+    ) -> Result<Arc<Handler>, Error> {
+        self.joined(module, spec, services, Arc::clone(&old.shut))
+    }
+
+    fn joined(
+        &self,
+        module: &Module,
+        spec: Spec,
+        services: Arc<dyn Services>,
+        shut: Arc<AtomicBool>,
+    ) -> Result<Arc<Handler>, Error> {
         self.fits(module, &spec)?;
         let secret = self.secret.clone();
-        let shut = Arc::default();
         let shelf = self.shelves.shelf(spec.reuse, self.slots, &shut);
         let handling =
             Arc::new(Handling { module: module.clone(), spec, services, secret, overruns: Overruns::default() });

@@ -214,9 +214,15 @@ impl State {
         }
     }
 
-    /// Whether the call is to rest, so that others come first.
-    pub(super) fn makes_way(&self) -> bool {
-        self.waiting.as_deref().is_some_and(Waiting::others_have_work)
+    /// Lets others come first, if there are any. The call's time stands still meanwhile: a handler that is only slow would
+    /// otherwise never come to an end again.
+    pub(super) fn make_way(&mut self) {
+        if self.waiting.as_deref().is_some_and(Waiting::others_have_work) {
+            let begun = Instant::now();
+            // It can be woken for no reason, and then rests less.
+            thread::park_timeout(limits::OVERRUN_REST);
+            self.deadline += begun.elapsed();
+        }
     }
 
     /// Runs `wait` with this call's core given up meanwhile.

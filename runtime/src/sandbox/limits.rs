@@ -24,6 +24,10 @@ pub const MEMORY_CEILING: u64 = 4 << 30;
 /// What one element of a table is charged against the memory limit: a pointer, and as much again for its bookkeeping.
 pub const TABLE_ELEMENT_BYTES: u64 = 16;
 
+/// Cores that the calls of one handler may keep busy: as many as there are. While others wait, none has more than half of
+/// them anyway.
+pub const CORE_SLOTS: usize = usize::MAX;
+
 // === the pool: what one call may hold at once, times the calls that may run at once ===
 
 /// Threads that may be inside a guest at once, with those that stand in for slow calls. More would wait for a core
@@ -169,8 +173,13 @@ pub const SLOW_CALL: Duration = Duration::from_millis(5);
 /// important as others' again: whoever stops now and then can take a small part of the processor only.
 pub const OVERRUN_CALLS: u32 = 32;
 
-/// How long such a call rests after each [`TICK`] in which others have work: it takes a tenth of what it could.
-pub const OVERRUN_REST: Duration = Duration::from_millis(9);
+/// How long such a call rests after each [`TICK`] in which others have work, or had some a moment ago: it takes a twentieth
+/// of a core or so. Its time stands still meanwhile.
+pub const OVERRUN_REST: Duration = Duration::from_millis(24);
+
+/// Others that had work so short a time ago count as having some: steady traffic comes every few milliseconds at most, and
+/// a call that looks in between would take the core just when they come back.
+pub const OTHERS_LATELY: Duration = Duration::from_millis(50);
 
 /// A worker that has held its slot for so long lets another handler have it, if one waits: as long as one slow call may
 /// hold it, so that many short ones are no worse.
@@ -263,6 +272,7 @@ impl Default for Limits {
         Self {
             time: TIME,
             memory: MEMORY,
+            core_slots: CORE_SLOTS,
             handles: HANDLES,
             host_calls: HOST_CALLS,
             host_call_bytes: HOST_CALL_BYTES,

@@ -371,13 +371,19 @@ impl Handler {
         }
     }
 
+    /// Another takes its place: calls that were submitted still run on it, and no instance waits for more. There is no way
+    /// back.
+    pub fn retire(&self) {
+        self.shelf.close();
+    }
+
     /// What a thread calls it with, one event after the other.
     pub(super) fn hand(&self) -> Hand<'_> {
         Hand::new(&self.handling, &self.shelf)
     }
 
-    /// Whether its calls are to leave the processor to others.
-    pub(super) fn steps_back(&self) -> bool {
+    /// Whether a call of it was stopped for its time of late.
+    pub(super) fn overran(&self) -> bool {
         self.handling.overruns.any()
     }
 

@@ -57,6 +57,7 @@ pub(super) struct Shelf {
     waiting: Mutex<Vec<Waiting>>,
     room: Arc<Room>,
     shut: Arc<AtomicBool>,
+    closed: AtomicBool,
 }
 
 /// The shelves of all handlers, and how much room they have together.
@@ -200,14 +201,15 @@ impl Shelf {
         locked(&self.waiting).pop().map(|waiting| waiting.guest)
     }
 
-    /// Keeps an instance, unless there is no room or the handler is shut.
+    /// Keeps an instance, unless there is no room or the handler is shut or another has taken its place.
     fn put(&self, guest: Guest, now: Instant) {
         let Some(place) = Room::take(&self.room) else { return };
         let waiting = Waiting { guest, since: now, _place: place };
         // Dropping one takes a while: not under the lock.
         let one_too_many = {
             let mut all = locked(&self.waiting);
-            if self.shut.load(Ordering::Relaxed) || all.len() >= self.most {
+            let unwanted = self.shut.load(Ordering::Relaxed) || self.closed.load(Ordering::Relaxed);
+            if unwanted || all.len() >= self.most {
                 Some(waiting)
             } else {
                 all.push(waiting);
@@ -221,6 +223,13 @@ impl Shelf {
     pub(super) fn clear(&self) {
         let all = std::mem::take(&mut *locked(&self.waiting));
         drop(all);
+    }
+
+    /// Drops all that wait, and keeps none from here on.
+    pub(super) fn close(&self) {
+        // Before the lock is taken: whoever puts something down after it sees this.
+        self.closed.store(true, Ordering::Relaxed);
+        self.clear();
     }
 
     /// Drops what has waited too long; says whether anything still waits.
@@ -249,7 +258,8 @@ impl Shelves {
     /// A handler's shelf. `slots` is how many calls run at once.
     pub(super) fn shelf(&self, reuse: u32, slots: usize, shut: &Arc<AtomicBool>) -> Arc<Shelf> {
         let (room, shut) = (Arc::clone(&self.room), Arc::clone(shut));
-        let shelf = Arc::new(Shelf { reuse, most: slots, waiting: Mutex::default(), room, shut });
+        let closed = AtomicBool::new(false);
+        let shelf = Arc::new(Shelf { reuse, most: slots, waiting: Mutex::default(), room, shut, closed });
         if reuse > 1 {
             let mut shelves = locked(&self.shelves);
             shelves.retain(|shelf| shelf.strong_count() > 0);

@@ -19,7 +19,7 @@ use super::{Finished, Job, Ran, limits};
 mod queue;
 mod seat;
 
-use queue::{Part, Queues};
+use queue::{Claims, Part, Queues};
 use seat::Seat;
 
 /// The host's own worker threads. They end when it is dropped.
@@ -70,7 +70,7 @@ impl<T: Send + 'static> Workers<T> {
             drop(queues);
             return part.give_back(CLOSED);
         }
-        queues.push(part);
+        queues.push(part, Instant::now());
         self.shared.changed(&mut queues);
     }
 
@@ -214,6 +214,16 @@ impl<T: Send + 'static> Watch for Shared<T> {
     }
 }
 
+impl Claims for Handler {
+    fn core_slots(&self) -> usize {
+        self.spec().limits.core_slots
+    }
+
+    fn steps_back(&self) -> bool {
+        self.overran()
+    }
+}
+
 fn locked<V>(mutex: &Mutex<V>) -> MutexGuard<'_, V> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -270,12 +280,12 @@ mod tests {
         // As if all threads there may be were at work: none is started.
         shared.lock().threads = limits::THREADS;
         let (work, _listening) = part(&a, 0..16);
-        shared.lock().push(work);
+        shared.lock().push(work, Instant::now());
         let (seat, begun) = (Seat::new(Arc::downgrade(&shared)), Instant::now());
         seat.sit(shared.next().unwrap(), begun);
         if others {
             let mut queues = shared.lock();
-            queues.push(part(&b, 0..1).0);
+            queues.push(part(&b, 0..1).0, Instant::now());
             shared.changed(&mut queues);
         }
         let job = seat.begin(false).unwrap();
@@ -297,7 +307,7 @@ mod tests {
         shared.lock().threads = 1;
         let seat = Seat::new(Arc::downgrade(&shared));
         for part in [part(&handler, 0..16).0, part(&handler, 16..32).0] {
-            shared.lock().push(part);
+            shared.lock().push(part, Instant::now());
         }
         seat.sit(shared.next().unwrap(), Instant::now());
         while let Some(job) = seat.begin(false) {
@@ -317,12 +327,12 @@ mod tests {
         // As if all threads there may be were at work: none is started.
         shared.lock().threads = limits::THREADS;
         let (work, _listening) = part(&late, 0..3);
-        shared.lock().push(work);
+        shared.lock().push(work, Instant::now());
         let seat = Seat::new(Arc::downgrade(&shared));
         seat.sit(shared.next().unwrap(), Instant::now());
         assert!(seat.begin(false).is_some());
         assert!(!seat.others_have_work());
-        shared.lock().push(part(&other, 0..1).0);
+        shared.lock().push(part(&other, 0..1).0, Instant::now());
         assert!(seat.others_have_work());
         assert!(!shared.lock().startable(), "the only slot is taken");
         seat.step_back(&shared);

@@ -10,7 +10,8 @@
 //!   the time is the one in a Redis entry id, or the Unix epoch on buses whose positions hold no time.
 //! - `minorversion`, `sourcehost` and `sourcelib` are not looked at, only carried, with all unknown fields, in wire
 //!   order. A field whose name is not UTF-8 is left out: no producer writes such names, and a handler could not say it.
-//! - Sandbar's own additions are fields that the Python consumer ignores: `sandbar-key`, `sandbar-hops`, `content-type`.
+//! - Sandbar's own additions are fields that the Python consumer ignores: `sandbar-key`, `sandbar-hops`,
+//!   `sandbar-module`, `content-type`.
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -60,6 +61,8 @@ pub(super) fn read(message: &Message) -> Result<Envelope, Error> {
             b"datacontenttype" => known.data_content_type = present,
             b"sandbar-hops" => known.hops = present,
             b"sandbar-key" => known.key = Some(index),
+            // A handler that passes headers on would be refused it.
+            b"sandbar-module" => {}
             _ => {
                 if let (Ok(name), Some(value)) = (str::from_utf8(name), fields.value(index)) {
                     headers.push((name.to_owned(), value));

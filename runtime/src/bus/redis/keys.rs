@@ -32,6 +32,8 @@ pub(super) struct Keys {
     pub(super) lost: String,
     /// Hash: what our consumers tell of themselves, by name. Of a group's first topic only.
     pub(super) reports: String,
+    /// Hash: which module the handler is to run, and the modules. Of a group's first topic only.
+    pub(super) ledger: String,
     /// String with a lease: who reads for a group with order.
     pub(super) reader: String,
     /// Hash: who has which slice, and what is to become of it.
@@ -66,6 +68,7 @@ impl Keys {
             hosts: key("hosts"),
             lost: key("lost"),
             reports: key("reports"),
+            ledger: key("modules"),
             reader: key("reader"),
             slices: key("slices"),
             alive: key("alive"),
@@ -126,7 +129,7 @@ mod tests {
             let keys = Keys::new(prefix, &"course-enrollment".into(), "g.1");
             let all = [&keys.retry, &keys.due, &keys.dead, &keys.attempts, &keys.mark, &keys.hosts, &keys.lost];
             let order = [&keys.reader, &keys.slices, &keys.alive, &keys.placed, &keys.wake, &keys.due_of(63)];
-            let others = [&keys.reports, &keys.touch, &trim(&keys.stream)];
+            let others = [&keys.reports, &keys.ledger, &keys.touch, &trim(&keys.stream)];
             for key in all.into_iter().chain(order).chain(others) {
                 assert_eq!(slot(key.as_bytes()), slot(keys.stream.as_bytes()), "{key}");
             }

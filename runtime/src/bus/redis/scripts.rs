@@ -95,6 +95,8 @@ scripts! {
     UNITE = "unite.lua";
     /// Move dead letters back.
     REQUEUE = "misused.lua" "requeue.lua";
+    /// Write a ledger.
+    LEDGER = "misused.lua" "ledger.lua";
     /// List keys of a space.
     LIST = "list.lua";
     /// Remove what every group has acknowledged.

@@ -60,8 +60,8 @@ impl Consumer {
     /// others that were inherited, or straight to its settlement.
     fn admit(&mut self, delivery: Delivery) -> Option<Job<Ticket>> {
         self.in_hand += 1;
-        let mut ticket =
-            Ticket { attempt: delivery.attempts + 1, delivery, lane: None, turn: 0, recorded: false, probe: false };
+        let (attempt, version) = (delivery.attempts + 1, self.serving.number());
+        let mut ticket = Ticket { attempt, delivery, lane: None, turn: 0, version, recorded: false, probe: false };
         let message = &ticket.delivery.message;
         let envelope = match self.shared.profile.read(message) {
             Ok(envelope) => envelope,
@@ -105,7 +105,7 @@ impl Consumer {
         if job.tag.delivery.origin != Origin::Inherited {
             return Some(job);
         }
-        let quarantined = settle::quarantine(&self.attempt(job.attempt), &self.settings.policy);
+        let quarantined = settle::quarantine(&self.attempt(job.attempt, job.tag.version), &self.settings.policy);
         match quarantined {
             Some(settlement) => self.decided(job.tag, Some(job.event), settlement),
             None => self.inherited.push_back(job),

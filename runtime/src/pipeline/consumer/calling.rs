@@ -18,7 +18,7 @@ impl Consumer {
         while !jobs.is_empty() {
             let rest = jobs.split_off(jobs.len().min(BATCH));
             let batch = std::mem::replace(&mut jobs, rest);
-            self.shared.workers.submit(Arc::clone(&self.handler), batch, self.done.clone());
+            self.call(batch);
         }
     }
 
@@ -67,6 +67,7 @@ impl Consumer {
     pub(super) fn called(&mut self, finished: Finished<Ticket>) {
         let Finished { event, tag: mut ticket, ran } = finished;
         self.gate.calling -= 1;
+        self.came_back(&ticket, &ran);
         match &ran {
             Ran::NotCalled(_) | Ran::Called { verdict: Verdict::Reject { .. }, .. } => self.void_probe(&mut ticket),
             Ran::Called { verdict: Verdict::Retry { .. }, .. } => self.call_failed(&mut ticket),
@@ -80,20 +81,20 @@ impl Consumer {
                 self.again.push(Job { event, attempt: ticket.attempt, replayed: false, tag: ticket });
             }
             Ran::Called { verdict, effects, .. } => {
-                let settlement = self.decide(verdict, effects, ticket.attempt);
+                let settlement = self.decide(verdict, effects, &ticket);
                 self.decided(ticket, Some(event), settlement);
             }
         }
     }
 
     /// What becomes of a delivery whose handler was called.
-    pub(super) fn decide(&self, verdict: Verdict, effects: Effects, attempt: u32) -> Settlement {
-        let (attempt, now) = (self.attempt(attempt), Instant::now());
+    pub(super) fn decide(&self, verdict: Verdict, effects: Effects, ticket: &Ticket) -> Settlement {
+        let (attempt, now) = (self.attempt(ticket.attempt, ticket.version), Instant::now());
         self.gate.breaker.decide(verdict, effects, &attempt, &self.settings.policy, now)
     }
 
-    pub(super) fn attempt(&self, number: u32) -> Attempt<'_> {
-        let module = self.handler.module().digest();
+    pub(super) fn attempt(&self, number: u32, version: usize) -> Attempt<'_> {
+        let module = self.serving.digest(version);
         Attempt { handler: &self.tally.handler, module, number, at: SystemTime::now(), dice: dice() }
     }
 }

@@ -115,7 +115,7 @@ impl Consumer {
         if std::mem::discriminant(&before) == std::mem::discriminant(&flow) {
             return false;
         }
-        self.handler.shut(matches!(flow, Flow::Nothing(_)));
+        self.serving.handler().shut(matches!(flow, Flow::Nothing(_)));
         self.gate.napping = false;
         true
     }
@@ -217,7 +217,7 @@ impl Consumer {
                 );
             }
             // At once: the next round of the loop may be a moment away.
-            self.handler.shut(true);
+            self.serving.handler().shut(true);
         }
     }
 

@@ -10,18 +10,22 @@ use tokio::task::JoinSet;
 use super::super::control::Control;
 use super::super::{Quiet, Shared, Stopped, Tally};
 use super::scripted::{BOUND, Did, Scripted};
-use super::{Consumer, Gate};
+use super::{Consumer, Gate, Serving, Version};
 use crate::bus::Subscription;
 use crate::config::{Config, Environment};
 use crate::decode::Decoder;
 use crate::event::{Event, KeyList, Versioned};
-use crate::sandbox::{self, Draft, DraftError, Module, Prepared, Sandbox, Services, Unread, Workers};
+use crate::sandbox::{self, Draft, DraftError, Handler, Module, Prepared, Sandbox, Services, Unread, Workers};
 use crate::settle::Breaker;
 
 /// A consumer that runs.
 pub(super) struct Running {
     pub(super) bus: Arc<Scripted>,
     pub(super) control: Arc<Control>,
+    /// Another version, from the next call on.
+    pub(super) serve: mpsc::UnboundedSender<Version>,
+    /// What it began with.
+    pub(super) first: Version,
     drain: watch::Sender<bool>,
     task: JoinSet<Tally>,
     pub(super) shared: Arc<Shared>,
@@ -59,10 +63,13 @@ impl Running {
         let subscription = Arc::clone(bus) as Arc<dyn Subscription>;
         let control = Control::new(&config);
         let gate = Gate::new(Breaker::new(settings.breaker), control.steering(&settings.name), None);
-        let consumer = Consumer::new(settings, handler, subscription, Arc::clone(&shared), gate, stop);
+        let (serve, next) = mpsc::unbounded_channel();
+        let first = Version::new(handler);
+        let serving = Serving::new(first.clone(), next);
+        let consumer = Consumer::new(settings, serving, subscription, Arc::clone(&shared), gate, stop);
         let mut task = JoinSet::new();
         task.spawn(consumer.run(draining));
-        Self { bus: Arc::clone(bus), control, drain, task, shared, stopped }
+        Self { bus: Arc::clone(bus), control, serve, first, drain, task, shared, stopped }
     }
 
     /// Drains it, and waits until it has ended.
@@ -81,14 +88,31 @@ impl Running {
 fn probe() -> &'static (Arc<Sandbox>, Module) {
     static PROBE: OnceLock<(Arc<Sandbox>, Module)> = OnceLock::new();
     PROBE.get_or_init(|| {
-        let built = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/guests/out");
-        let path = std::env::var_os("SANDBAR_GUESTS").map_or(built, PathBuf::from).join("probe.wasm");
-        let wasm =
-            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `make guests`", path.display()));
+        let wasm = probe_bytes();
         let sandbox = Sandbox::new(&sandbox::Settings { threads: 2, ..sandbox::Settings::default() }).unwrap();
         let module = sandbox.load(&wasm).unwrap();
         (sandbox, module)
     })
+}
+
+/// The probe under another digest, with these settings.
+pub(super) fn another(old: &Arc<Handler>) -> Version {
+    static OTHER: OnceLock<Module> = OnceLock::new();
+    let (sandbox, _) = probe();
+    let load = || {
+        let mut wasm = probe_bytes();
+        // A custom section: its size, the length of its name, its name, its content.
+        wasm.extend([0, 3, 1, b'v', 1]);
+        sandbox.load(&wasm).unwrap()
+    };
+    let module = OTHER.get_or_init(load);
+    Version::new(sandbox.successor(old, module, old.spec().clone(), Arc::new(Nothing)).unwrap())
+}
+
+fn probe_bytes() -> Vec<u8> {
+    let built = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target/guests/out");
+    let path = std::env::var_os("SANDBAR_GUESTS").map_or(built, PathBuf::from).join("probe.wasm");
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}: run `make guests`", path.display()))
 }
 
 /// For calls that ask for nothing.

@@ -69,6 +69,8 @@ struct State {
     out: HashMap<usize, DeliveryId>,
     did: Vec<Did>,
     renewals: usize,
+    /// The module that each dead letter names.
+    modules: BTreeMap<usize, String>,
 }
 
 pub(super) struct Scripted {
@@ -119,6 +121,11 @@ impl Scripted {
     /// The lanes that retries named, by the number of the event.
     pub(super) fn lanes(&self) -> Vec<Option<Lane>> {
         self.lock().lanes.values().copied().collect()
+    }
+
+    /// The modules that dead letters named, by the number of the event.
+    pub(super) fn modules(&self) -> Vec<String> {
+        self.lock().modules.values().cloned().collect()
     }
 
     /// How often a settlement of this event was sent and not taken.
@@ -226,7 +233,10 @@ impl Scripted {
             self.hand.remove(delivery.id);
             let did = match settlement {
                 Settlement::Ack(_) => Did::Acked(number),
-                Settlement::Dead(cause) => Did::Buried(number, cause.code),
+                Settlement::Dead(cause) => {
+                    state.modules.insert(number, cause.module);
+                    Did::Buried(number, cause.code)
+                }
                 Settlement::Retry(entry) => {
                     state.retries.push((number, entry.attempts, entry.due));
                     state.lanes.insert(number, entry.lane);

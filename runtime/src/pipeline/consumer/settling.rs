@@ -22,7 +22,7 @@ impl Consumer {
         reason: String,
     ) -> Option<Job<Ticket>> {
         // No call was started for it.
-        let settlement = settle::unreadable(code, reason, &self.attempt(ticket.delivery.attempts));
+        let settlement = settle::unreadable(code, reason, &self.attempt(ticket.delivery.attempts, ticket.version));
         self.decided(ticket, event, settlement);
         None
     }
@@ -41,6 +41,7 @@ impl Consumer {
                 attempt: ticket.attempt,
                 lane: ticket.lane,
                 turn: ticket.turn,
+                version: ticket.version,
                 recorded: ticket.recorded,
                 probe: ticket.probe,
                 message: ticket.delivery.message.clone(),
@@ -95,7 +96,7 @@ impl Consumer {
                 if had_effects {
                     self.call_failed(&mut ticket);
                 }
-                let settlement = self.decide(verdict, Effects::default(), ticket.attempt);
+                let settlement = self.decide(verdict, Effects::default(), &ticket);
                 let decided = decided(ticket, event, settlement);
                 if had_effects {
                     self.unsettled.push(decided);
@@ -263,7 +264,7 @@ fn decided(ticket: Ticket, event: Option<Arc<Event>>, mut settlement: Settlement
 impl Meta {
     /// The ticket again, from a delivery that the bus gave back.
     fn with(self, delivery: Delivery) -> (Ticket, Option<Arc<Event>>, Outcome) {
-        let Self { attempt, lane, turn, recorded, probe, event, outcome, .. } = self;
-        (Ticket { delivery, attempt, lane, turn, recorded, probe }, event, outcome)
+        let Self { attempt, lane, turn, version, recorded, probe, event, outcome, .. } = self;
+        (Ticket { delivery, attempt, lane, turn, version, recorded, probe }, event, outcome)
     }
 }

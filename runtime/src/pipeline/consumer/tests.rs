@@ -5,7 +5,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::time::sleep;
 
-use super::running::Running;
+use super::Version;
+use super::running::{Running, another};
 use super::scripted::{Answer, BOUND, By, Did, Read, Scripted};
 use crate::event::{Lane, code};
 use crate::pipeline::Stopped;
@@ -213,6 +214,47 @@ async fn leases_are_renewed_while_calls_run_and_settlements_wait() {
     assert!(bus.renewals() >= 3, "{} renewals in 1.5 leases", bus.renewals());
     bus.answer(0, []);
     running.drain().await;
+}
+
+#[tokio::test]
+async fn another_version_gets_the_next_call_and_a_dead_letter_names_the_one_that_failed() {
+    let bus = Scripted::new(&["reject", "ok", "reject"], [new([0])]);
+    // Its settlement is stuck while the next version comes.
+    bus.answer(0, [Answer::Down; 3]);
+    let running = Running::start(&bus, "");
+    bus.until("the first has run", |did| did.contains(&Did::Answered(0))).await;
+    let (old, other) = (running.first.clone(), another(&running.first.handler));
+    assert!(running.serve.send(other.clone()).is_ok());
+    // Both at once could be taken in either order.
+    sleep(Duration::from_millis(20)).await;
+    bus.read([new([1, 2])]);
+    bus.until("all are settled", |did| did.iter().filter(|did| !matches!(did, Did::Answered(_))).count() == 3).await;
+    let digest = |version: &Version| version.handler.module().digest().to_owned();
+    assert_ne!(digest(&old), digest(&other));
+    assert_eq!(bus.modules(), [digest(&old), digest(&other)]);
+    assert_eq!((old.calls.read(), other.calls.read()), ((1, 1), (2, 1)));
+    running.drain().await;
+}
+
+#[tokio::test]
+async fn versions_that_come_while_calls_wait_lose_none_and_the_gate_shuts_all_of_them() {
+    let bus = Scripted::new(&["ok"; 400], [new(0..200)]);
+    let running = Running::start(&bus, "in_flight = 400");
+    let mut newest = running.first.clone();
+    for n in 0..10 {
+        newest = another(&newest.handler);
+        assert!(running.serve.send(newest.clone()).is_ok());
+        if n % 3 == 1 {
+            running.control.pause(None).unwrap();
+            sleep(Duration::from_millis(5)).await;
+            running.control.resume(None).unwrap();
+        }
+    }
+    bus.read([new(200..400)]);
+    bus.until("all are handled", |did| did.len() >= 400).await;
+    let (tally, _) = running.drain().await;
+    assert_eq!((tally.acked, tally.retried, tally.dead), (400, 0, 0));
+    assert!(newest.calls.read().0 >= 200, "what came last went to the last");
 }
 
 fn answers() -> impl Strategy<Value = Vec<Answer>> {

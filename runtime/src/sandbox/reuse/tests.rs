@@ -129,6 +129,24 @@ fn a_handler_that_is_shut_keeps_none() {
 }
 
 #[test]
+fn one_that_another_has_taken_the_place_of_keeps_none_and_both_are_shut_together() {
+    let sandbox = sandbox();
+    let module = sandbox.load(&guest("noop")).unwrap();
+    let old = handler(&sandbox, &module, 1_000);
+    call(&sandbox, &old, &event("x", &[]));
+    assert_eq!(waiting(&old), 1);
+    let new = sandbox.successor(&old, &module, old.spec().clone(), Arc::new(Taking)).unwrap();
+    old.retire();
+    assert_eq!(waiting(&old), 0);
+    call(&sandbox, &old, &event("x", &[]));
+    assert_eq!(waiting(&old), 0, "a call that was submitted runs, and lays nothing down");
+    call(&sandbox, &new, &event("x", &[]));
+    assert_eq!(waiting(&new), 1);
+    new.shut(true);
+    assert!(old.is_shut(), "what of the old one has not started comes back too");
+}
+
+#[test]
 fn one_that_has_waited_long_enough_goes() {
     let sandbox = sandbox();
     let module = sandbox.load(&guest("noop")).unwrap();

@@ -2,11 +2,21 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::sandbox::modules::Handler;
 use crate::sandbox::{Finished, Job, limits};
+
+/// What a handler asks for beside its turn.
+pub(super) trait Claims {
+    /// Cores it may keep busy at once, at most.
+    fn core_slots(&self) -> usize;
+
+    /// Whether it is to leave the processor to others.
+    fn steps_back(&self) -> bool;
+}
 
 /// Jobs of one handler that go back through one channel. `H` is the handler; turns are the same whatever it is.
 pub(super) struct Part<T, H = Handler> {
@@ -30,13 +40,17 @@ pub(super) struct Queues<T, H = Handler> {
     /// Threads inside a batch, with slot or without.
     engaged: usize,
     closed: bool,
+    lately: Lately,
     pub(super) threads: usize,
     pub(super) idle: usize,
 }
 
+/// Who came with work last, and who before that: two are enough to know of another one.
+#[derive(Default)]
+struct Lately([Option<(Id, Instant)>; 2]);
+
 /// One handler with queued or running work. It keeps the handler alive, and so its [`Id`] unique.
 struct Line<T, H> {
-    #[expect(dead_code, reason = "held, not read: no other handler can have its address meanwhile")]
     handler: Arc<H>,
     parts: VecDeque<Part<T, H>>,
     slots: usize,
@@ -52,12 +66,31 @@ impl Id {
     }
 }
 
+// === impl Lately ===
+
+impl Lately {
+    fn came(&mut self, id: Id, now: Instant) {
+        let [last, before] = &mut self.0;
+        if last.is_some_and(|(last, _)| last != id) {
+            *before = *last;
+        }
+        *last = Some((id, now));
+    }
+
+    /// Whether another one came within [`limits::OTHERS_LATELY`].
+    fn has_others(&self, id: Id, now: Instant) -> bool {
+        let other = self.0.iter().flatten().find(|(other, _)| *other != id);
+        other.is_some_and(|(_, came)| now.saturating_duration_since(*came) < limits::OTHERS_LATELY)
+    }
+}
+
 // === impl Queues ===
 
-impl<T, H> Queues<T, H> {
+impl<T, H: Claims> Queues<T, H> {
     pub(super) fn new(slots: usize) -> Self {
         let (lines, turns) = (HashMap::new(), VecDeque::new());
-        Self { lines, turns, slots, busy: 0, engaged: 0, closed: false, threads: 0, idle: 0 }
+        let lately = Lately::default();
+        Self { lines, turns, slots, busy: 0, engaged: 0, closed: false, lately, threads: 0, idle: 0 }
     }
 
     pub(super) fn slots(&self) -> usize {
@@ -73,14 +106,15 @@ impl<T, H> Queues<T, H> {
         self.turns.len()
     }
 
-    /// Whether any other handler has queued or running work.
-    pub(super) fn has_others(&self, id: Id) -> bool {
-        self.lines.keys().any(|other| *other != id)
+    /// Whether any other handler has queued or running work, or had some a moment ago and so is about to have more.
+    pub(super) fn has_others(&self, id: Id, now: Instant) -> bool {
+        self.lately.has_others(id, now) || self.lines.keys().any(|other| *other != id)
     }
 
     /// Queues new work behind what the handler has already.
-    pub(super) fn push(&mut self, part: Part<T, H>) {
+    pub(super) fn push(&mut self, part: Part<T, H>, now: Instant) {
         let id = Id::of(&part.handler);
+        self.lately.came(id, now);
         self.line(&part.handler).parts.push_back(part);
         if !self.turns.contains(&id) {
             self.turns.push_back(id);
@@ -175,14 +209,18 @@ impl<T, H> Queues<T, H> {
         if self.busy >= self.slots {
             return None;
         }
-        self.turns.iter().position(|id| self.lines.get(id).is_some_and(|line| self.may_start(line)))
+        // For those who step back no slots are kept free: two that do not are two that share.
+        let waiting = self.turns.iter().filter_map(|id| self.lines.get(id)).filter(|line| !line.handler.steps_back());
+        let contended = waiting.take(2).count() == 2;
+        self.turns.iter().position(|id| self.lines.get(id).is_some_and(|line| self.may_start(line, contended)))
     }
 
-    fn may_start(&self, line: &Line<T, H>) -> bool {
-        let others = self.turns.len() > 1;
-        let share = if others { (self.slots / 2).max(1) } else { self.slots };
-        // A handler that keeps cores busy beyond its slots gets no further ones before those are free.
-        let cores = line.overdue < self.slots;
+    fn may_start(&self, line: &Line<T, H>, contended: bool) -> bool {
+        let share = if contended { (self.slots / 2).max(1) } else { self.slots };
+        // A handler that keeps cores busy beyond its slots gets no further ones before those are free. One that steps back
+        // has one core: with every further one, others would more often find none free.
+        let (share, most) = if line.handler.steps_back() { (1, 1) } else { (share, self.slots) };
+        let cores = line.overdue < most && line.slots + line.overdue < line.handler.core_slots();
         // Each handler may have half of the threads that the others leave, so that some are always left.
         let free = limits::THREADS.saturating_sub(self.engaged - line.threads);
         let threads = line.threads < (free / 2).max(self.slots);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use super::queue::{Id, Part, Queues};
+use super::queue::{Claims, Id, Part, Queues};
 use super::{Shared, locked};
 use crate::sandbox::host::Waiting;
 use crate::sandbox::modules::Handler;
@@ -133,7 +133,7 @@ impl<T: Send + 'static> Waiting for Seat<T> {
         let seat = self.lock();
         let (Some(batch), Some(shared)) = (seat.as_ref(), self.shared.upgrade()) else { return false };
         let queues = shared.lock();
-        queues.has_others(Id::of(&batch.handler))
+        queues.has_others(Id::of(&batch.handler), Instant::now())
     }
 
     fn ends(&self) {
@@ -159,7 +159,7 @@ impl<T: Send + 'static> Batch<T> {
     }
 }
 
-impl<T, H> Batch<T, H> {
+impl<T, H: Claims> Batch<T, H> {
     fn new(part: Part<T, H>, now: Instant) -> Self {
         Self {
             finished: Vec::with_capacity(part.jobs.len()),
@@ -218,11 +218,11 @@ mod tests {
     fn a_turn_ends_after_its_time_and_the_rest_goes_behind_those_who_wait() {
         let (mut queues, a, b) = (Queues::new(1), Arc::new("a"), Arc::new("b"));
         let (work, _chunks) = part(&a, 0..16);
-        queues.push(work);
         let begun = Instant::now();
+        queues.push(work, begun);
         let mut batch = Batch::new(queues.take().unwrap(), begun);
         let (other, _other_chunks) = part(&b, 100..101);
-        queues.push(other);
+        queues.push(other, begun);
         assert_eq!(batch.todo.pop_front().unwrap().tag, 0);
         assert!(!batch.had_turn(begun));
         assert!(!batch.had_turn(begun + limits::TURN - Duration::from_nanos(1)));
@@ -259,7 +259,7 @@ mod tests {
     #[test]
     fn what_is_left_of_a_batch_stays_with_it_once_the_queue_is_closed() {
         let (mut queues, a) = (Queues::new(1), Arc::new("a"));
-        queues.push(part(&a, 0..16).0);
+        queues.push(part(&a, 0..16).0, Instant::now());
         let mut batch = Batch::new(queues.take().unwrap(), Instant::now());
         assert!(queues.close().is_empty());
         batch.give_up(&mut queues, true);

@@ -1,6 +1,7 @@
 //! Turns, without threads and without a clock.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -8,6 +9,16 @@ use super::*;
 use crate::event::{Event, Metadata, Payload};
 
 type Name = &'static str;
+
+impl Claims for Name {
+    fn core_slots(&self) -> usize {
+        if self.starts_with("narrow") { 1 } else { usize::MAX }
+    }
+
+    fn steps_back(&self) -> bool {
+        self.starts_with("late")
+    }
+}
 
 pub(in crate::sandbox::workers) type Chunks = UnboundedReceiver<Vec<Finished<u32>>>;
 
@@ -30,7 +41,7 @@ pub(in crate::sandbox::workers) fn event() -> Event {
 }
 
 fn push(queues: &mut Queues<u32, Name>, handler: &Arc<Name>, tags: Range<u32>) {
-    queues.push(part(handler, tags).0);
+    queues.push(part(handler, tags).0, Instant::now());
 }
 
 /// Whose the next batch is, with its first and last tag.
@@ -162,6 +173,61 @@ fn calls_that_keep_cores_busy_without_a_slot_count_as_slots() {
     assert_eq!(next(&mut queues), Some(("b", 0, 0)), "others are let in all the same");
     queues.set_overdue(Id::of(&a), false);
     assert_eq!(next(&mut queues).map(|next| next.0), Some("a"));
+}
+
+#[test]
+fn one_that_steps_back_keeps_one_core_busy_beside_its_slot() {
+    let (mut queues, late) = (Queues::new(2), Arc::new("late"));
+    push(&mut queues, &late, 0..100);
+    assert!(next(&mut queues).is_some());
+    queues.set_overdue(Id::of(&late), true);
+    queues.release(Id::of(&late));
+    assert_eq!(next(&mut queues), None);
+}
+
+#[test]
+fn no_slot_is_kept_free_for_one_that_steps_back() {
+    let (mut queues, a, late) = (Queues::new(4), Arc::new("a"), Arc::new("late"));
+    push(&mut queues, &a, 0..1_000);
+    push(&mut queues, &late, 0..100);
+    assert_eq!(next(&mut queues).map(|next| next.0), Some("a"));
+    assert_eq!(next(&mut queues).map(|next| next.0), Some("late"));
+    assert_eq!(next(&mut queues).map(|next| next.0), Some("a"));
+    assert_eq!(next(&mut queues).map(|next| next.0), Some("a"), "half are two, and the third is free");
+}
+
+#[test]
+fn a_handler_keeps_no_more_cores_busy_than_it_may() {
+    let (mut queues, narrow) = (Queues::new(4), Arc::new("narrow"));
+    push(&mut queues, &narrow, 0..100);
+    assert!(next(&mut queues).is_some());
+    assert_eq!(next(&mut queues), None, "there are three free slots");
+    queues.set_overdue(Id::of(&narrow), true);
+    queues.release(Id::of(&narrow));
+    assert_eq!(next(&mut queues), None, "its slow call is on a core still");
+    queues.set_overdue(Id::of(&narrow), false);
+    assert!(next(&mut queues).is_some());
+}
+
+#[test]
+fn who_had_work_a_moment_ago_is_still_there() {
+    let (mut queues, now) = (Queues::new(1), Instant::now());
+    let (a, b, c) = (Arc::new("a"), Arc::new("b"), Arc::new("c"));
+    let come = |queues: &mut Queues<u32, Name>, handler: &Arc<Name>, at| {
+        queues.push(part(handler, 0..1).0, at);
+        while queues.take().is_some() {
+            end(queues, handler);
+        }
+    };
+    come(&mut queues, &a, now);
+    assert!(!queues.has_others(Id::of(&a), now), "there is nobody else");
+    come(&mut queues, &b, now);
+    come(&mut queues, &a, now);
+    come(&mut queues, &a, now + limits::OTHERS_LATELY);
+    let (just_before, over) = (now + limits::OTHERS_LATELY - Duration::from_nanos(1), now + limits::OTHERS_LATELY);
+    assert!(queues.has_others(Id::of(&a), just_before));
+    assert!(!queues.has_others(Id::of(&a), over));
+    assert!(queues.has_others(Id::of(&c), over));
 }
 
 #[test]
