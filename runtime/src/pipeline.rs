@@ -250,9 +250,10 @@ struct Prepared {
 /// Reads, verifies and compiles every module once, and prepares one handler for each entry of the configuration.
 fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<Loaded, Error> {
     let max_memory = config.handlers.iter().map(|handler| handler.spec.limits.memory).max().unwrap_or_default();
-    let config::Host { threads, secret, code_cache, compiling, .. } = config.host.clone();
+    let config::Host { threads, secret, code_cache, compiling, isolator, .. } = config.host.clone();
     let reuse = config.handlers.iter().any(|handler| handler.spec.reuse > 1);
-    let sandbox = Sandbox::new(&sandbox::Settings { threads, max_memory, secret, reuse, code_cache, compiling })?;
+    let settings = sandbox::Settings { threads, max_memory, secret, reuse, code_cache, compiling, isolator };
+    let sandbox = Sandbox::new(&settings)?;
     let prepared = prepare(config, &sandbox, bus, decoder)?;
     Ok(Loaded { sandbox, prepared })
 }

@@ -3,6 +3,7 @@
 //! - `engine`: the pool behind all handlers; [`Sandbox`].
 //! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to.
 //! - `compile`: in a process of its own, or here; `confine` is what such a process takes from itself.
+//! - `isolate`: calls in processes of their own; `process` is what both kinds of processes beside the host are made with.
 //! - `inspect`: what a component is, without compiling it.
 //! - `call`: one event through one instance, a fresh one unless `reuse` has kept one.
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
@@ -21,10 +22,12 @@ mod engine;
 mod grants;
 mod host;
 mod inspect;
+mod isolate;
 pub mod limits;
 mod modules;
 mod monitor;
 mod overruns;
+mod process;
 mod reuse;
 mod secrets;
 mod shape;
@@ -46,6 +49,7 @@ pub use compile::{COMMAND as COMPILER_COMMAND, serve as serve_compiler};
 pub use compile::{CompileLimits, Compiler, Compiling, confine_as_compiler};
 pub use engine::{Error, Sandbox, Secret, Settings};
 pub use grants::{Capability, MissingGrant, missing_grants};
+pub use isolate::{COMMAND as ISOLATOR_COMMAND, Isolator, serve as serve_isolator};
 pub use inspect::{Acceptance, Inspection, Producer, Signatures, inspect};
 pub use modules::{Handler, LoadError, Module};
 pub use secrets::Secrets;
@@ -64,6 +68,8 @@ pub struct Spec {
     pub max_attempts: u32,
     /// Events that one instance may serve; 0 and 1 mean a fresh instance for each. See [`Settings::reuse`].
     pub reuse: u32,
+    /// Whether each call runs in a process that has this handler's secrets and nothing else. See [`Settings::isolator`].
+    pub isolated: bool,
     /// How far a call may go.
     pub limits: Limits,
     /// What it was given.

@@ -41,6 +41,7 @@ pub(crate) fn spec() -> Spec {
         group: "probe-group".into(),
         max_attempts: 5,
         reuse: 0,
+        isolated: false,
         limits: Limits { time: Duration::from_secs(20), ..Limits::default() },
         grants: Grants::default(),
     }

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use sandbar::config::{Config, ControlSocket, Environment, Problems};
 use sandbar::pipeline::{self, Control, Quiet, Reloaded, Stopped, Summary, Until};
-use sandbar::sandbox::Compiling;
+use sandbar::sandbox::{Compiling, Isolator};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{ConfigArgs, Exit, Failure, compiler, exit_of, harden, log_to_stderr, out, socket};
+use super::{ConfigArgs, Exit, Failure, compiler, exit_of, harden, isolator, log_to_stderr, out, socket};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -58,6 +58,8 @@ pub(super) fn prepare(args: Args) -> Result<Option<Ready>, Failure> {
     }
     // A confined process starts no other.
     config.host.compiling = compiler(&config)?;
+    // Also if no handler is isolated: one may be after the next reload, which is for moments when another start is not.
+    config.host.isolator = Some(isolator()?);
     harden::harden(&config)?;
     Ok(Some(Ready { args, config }))
 }
@@ -79,10 +81,11 @@ pub(super) async fn run(Ready { args, config }: Ready) -> Result<Exit, Failure> 
     // In a terminal a hang-up means that its user has gone.
     if !std::io::stdin().is_terminal() {
         let (mut hangup, control, args) = (signal(SignalKind::hangup())?, Arc::clone(&control), args.clone());
-        let (environment, compiling) = (Environment::of_process(), config.host.compiling.clone());
+        let environment = Environment::of_process();
+        let processes = (config.host.compiling.clone(), config.host.isolator.clone());
         serving.spawn(async move {
             while hangup.recv().await.is_some() {
-                reload(&control, &args, &environment, &compiling).await;
+                reload(&control, &args, &environment, &processes).await;
             }
         });
     }
@@ -122,7 +125,12 @@ pub(super) async fn run(Ready { args, config }: Ready) -> Result<Exit, Failure> 
 }
 
 /// Takes the configuration over as it stands now. Whatever is wrong is said, and changes nothing.
-async fn reload(control: &Control, args: &Args, environment: &Environment, compiling: &Compiling) {
+async fn reload(
+    control: &Control,
+    args: &Args,
+    environment: &Environment,
+    processes: &(Compiling, Option<Isolator>),
+) {
     let path = args.config.path();
     let mut config = match Config::load(path, environment) {
         Ok(config) => config,
@@ -136,8 +144,8 @@ async fn reload(control: &Control, args: &Args, environment: &Environment, compi
     for handler in &mut config.handlers {
         handler.group.join_foreign = args.join_foreign;
     }
-    // There is no other: a confined process starts none.
-    config.host.compiling = compiling.clone();
+    // There are no others: a confined process starts none.
+    (config.host.compiling, config.host.isolator) = processes.clone();
     match control.reload(config).await {
         Ok(Reloaded { added, changed, removed }) => {
             tracing::info!(?added, ?changed, ?removed, "the configuration is taken over");

@@ -14,7 +14,7 @@ mod keys;
 mod logs;
 mod meter;
 
-pub(super) use logs::{Level, Stream};
+pub(super) use logs::{Hears, Level, Stream};
 pub(super) use meter::Meter;
 
 /// Everything that belongs to one call: the data of its store. Meter and WASI are the instance's, if that serves another.
@@ -42,6 +42,17 @@ pub(super) trait Waiting: Send + Sync {
     fn ends(&self);
     /// Whether another handler could use this core.
     fn others_have_work(&self) -> bool;
+
+    /// Lets others come first for a moment, if there are any; says how long it was.
+    fn rest(&self) -> Duration {
+        if !self.others_have_work() {
+            return Duration::ZERO;
+        }
+        let begun = Instant::now();
+        // It can be woken for no reason, and then rests less.
+        thread::park_timeout(limits::OVERRUN_REST);
+        begun.elapsed()
+    }
 }
 
 /// Why a host call was refused; each contract version turns it into its own error.
@@ -215,14 +226,11 @@ impl State {
     }
 
     /// Lets others come first, if there are any. The call's time stands still meanwhile: a handler that is only slow would
-    /// otherwise never come to an end again.
-    pub(super) fn make_way(&mut self) {
-        if self.waiting.as_deref().is_some_and(Waiting::others_have_work) {
-            let begun = Instant::now();
-            // It can be woken for no reason, and then rests less.
-            thread::park_timeout(limits::OVERRUN_REST);
-            self.deadline += begun.elapsed();
-        }
+    /// otherwise never come to an end again. Returns how long it stood still.
+    pub(super) fn make_way(&mut self) -> Duration {
+        let rested = self.waiting.as_deref().map_or(Duration::ZERO, Waiting::rest);
+        self.deadline += rested;
+        rested
     }
 
     /// Runs `wait` with this call's core given up meanwhile.
@@ -244,7 +252,9 @@ impl State {
 
 /// Whose words the log shows.
 fn voice<'a>(handling: &'a Handling, event: &'a Event) -> logs::Voice<'a> {
-    logs::Voice { handler: &handling.spec.name, event: &event.metadata.id, secrets: &handling.spec.grants.secrets }
+    let spec = &handling.spec;
+    let (handler, secrets, heard) = (&spec.name, &spec.grants.secrets, handling.heard.as_deref());
+    logs::Voice { handler, event: &event.metadata.id, secrets, heard }
 }
 
 fn draft_bytes(draft: &Draft) -> usize {

@@ -11,17 +11,20 @@
 //! - `wire`: what crosses.
 
 use std::io;
-use std::net::Shutdown;
+use std::os::unix::process::ExitStatusExt as _;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use self::wire::{Frame, Link, Values, garbled, kind};
-use super::host::{Level, Refused, State, Waiting};
+use self::wire::{Frame, Link, Values, garbled, kind, level_of};
+use super::host::{Refused, State, Waiting};
 use super::modules::Handling;
-use super::{Module, Ran, Secret, Spec, call, limits, text};
+use super::contract_v0_1::REJECTED;
+use super::{Ran, Spec, call, limits, process, text};
 use crate::event::{Event, Verdict, code};
 
+mod cell;
 mod server;
 mod wire;
 mod worker;
@@ -37,23 +40,31 @@ const START: Duration = Duration::from_secs(30);
 /// Bytes of a frame beyond what the limits of a call let it say: lengths, and texts that have limits of their own.
 const FRAME: usize = 1 << 20;
 
+/// How often a call is given to another worker because the one at hand was gone before it had all of it.
+const TRIES: usize = 3;
+
 /// Where the calls of one handler run.
 pub(super) struct Apart {
     isolator: Isolator,
-    /// What a worker is started with.
-    start: Arc<Vec<u8>>,
+    /// So many are kept: more are called at once only while calls wait, and are needed again when that is over.
+    most: usize,
     idle: Mutex<Vec<Worker>>,
+    closed: AtomicBool,
 }
 
 /// A process that is ready for a call.
 struct Worker {
     isolator: Isolator,
-    id: u64,
+    /// `None` once it has ended.
+    id: Option<u64>,
     link: Link,
 }
 
 /// Why a call has no verdict of its worker's.
+#[derive(Debug)]
 enum Lost {
+    /// It was gone before it had all of the call.
+    Unheard,
     /// It has ended, or there is no sense in what it says.
     Gone(io::Error),
     /// It says nothing.
@@ -65,10 +76,24 @@ enum Lost {
 // === impl Apart ===
 
 impl Apart {
-    /// Nothing is started yet.
-    pub(super) fn new(isolator: Isolator, module: &Module, spec: &Spec, secret: &Secret) -> Result<Self, String> {
-        let start = worker::start(module, spec, secret)?;
-        Ok(Self { isolator, start: Arc::new(start), idle: Mutex::default() })
+    /// For a handler of which so many calls compute at once. Nothing is started yet.
+    pub(super) fn new(isolator: Isolator, most: usize) -> Self {
+        Self { isolator, most, idle: Mutex::default(), closed: AtomicBool::new(false) }
+    }
+
+    /// Starts the first worker: what keeps it from starting is known before there is an event.
+    pub(super) fn open(&self, handling: &Handling) -> Result<(), String> {
+        let worker = Worker::start(&self.isolator, handling).map_err(|error| error.to_string())?;
+        self.lay_down(worker);
+        Ok(())
+    }
+
+    /// Ends the workers that wait, and those that are called at the end of their calls.
+    pub(super) fn close(&self) {
+        // Before the lock is taken: whoever lays one down after it sees this.
+        self.closed.store(true, Ordering::Relaxed);
+        let idle = std::mem::take(&mut *self.lock());
+        drop(idle);
     }
 
     /// Calls the handler with one event, in a process that does nothing else meanwhile.
@@ -79,40 +104,64 @@ impl Apart {
         about: (u32, bool),
         waiting: Option<Arc<dyn Waiting>>,
     ) -> Ran {
-        let mut worker = match self.take(&handling.spec) {
-            Ok(worker) => worker,
-            Err(error) => return Ran::NotCalled(format!("there is no process for the handler's calls: {error}")),
-        };
-        let started = Instant::now();
-        let mut state = State::new(Arc::clone(handling), Arc::clone(event), about, started, waiting);
-        let verdict = match worker.call(&mut state) {
-            Ok(verdict) => {
-                self.lock().push(worker);
-                verdict
-            }
-            Err(Lost::NotCalled(why)) => {
-                self.lock().push(worker);
-                return Ran::NotCalled(why);
-            }
-            Err(Lost::Late) => call::too_long(&handling.spec.limits),
-            Err(Lost::Gone(error)) => {
-                let ended = worker.end();
-                let reason = format!("the process of the handler's calls was lost in this one: {error}{ended}");
-                call::retry(code::TRAP, &text::line(&reason, limits::REASON_BYTES))
-            }
-        };
-        call::close(&mut state, handling, Ok(verdict), started)
+        for _ in 0..TRIES {
+            let mut worker = match self.take(handling) {
+                Ok(worker) => worker,
+                Err(error) => return Ran::NotCalled(format!("there is no process for the handler's calls: {error}")),
+            };
+            let started = Instant::now();
+            let mut state =
+                State::new(Arc::clone(handling), Arc::clone(event), about, started, waiting.as_ref().map(Arc::clone));
+            let called = call(&mut worker.link, &mut state);
+            let verdict = match called {
+                Ok(verdict) => {
+                    self.lay_down(worker);
+                    verdict
+                }
+                Err(Lost::Unheard) => continue,
+                Err(Lost::NotCalled(why)) => {
+                    self.lay_down(worker);
+                    return Ran::NotCalled(why);
+                }
+                Err(Lost::Late) => call::too_long(&handling.spec.limits),
+                Err(Lost::Gone(error)) => {
+                    let reason = format!("the process of this call {}", worker.end(&error));
+                    call::retry(code::TRAP, &reason)
+                }
+            };
+            state.finish_logs();
+            return call::close(&mut state, Ok(verdict), started);
+        }
+        Ran::NotCalled("the processes of the handler's calls end before they are called".to_owned())
     }
 
-    fn take(&self, spec: &Spec) -> io::Result<Worker> {
-        let idle = self.lock().pop();
-        match idle {
-            Some(worker) => Ok(worker),
-            None => Worker::start(&self.isolator, &self.start, spec),
+    fn take(&self, handling: &Handling) -> io::Result<Worker> {
+        loop {
+            let idle = self.lock().pop();
+            match idle {
+                // Nobody has called it: nobody's attempt if it has ended.
+                Some(worker) if !process::is_quiet(worker.link.stream()) => drop(worker),
+                Some(worker) => return Ok(worker),
+                None => return Worker::start(&self.isolator, handling),
+            }
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Worker>> {
+    fn lay_down(&self, worker: Worker) {
+        // Ending one takes a while: not under the lock.
+        let one_too_many = {
+            let mut idle = self.lock();
+            if self.closed.load(Ordering::Relaxed) || idle.len() >= self.most {
+                Some(worker)
+            } else {
+                idle.push(worker);
+                None
+            }
+        };
+        drop(one_too_many);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Worker>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -120,15 +169,16 @@ impl Apart {
 // === impl Worker ===
 
 impl Worker {
-    fn start(isolator: &Isolator, start: &[u8], spec: &Spec) -> io::Result<Self> {
+    fn start(isolator: &Isolator, handling: &Handling) -> io::Result<Self> {
+        let spec = &handling.spec;
+        let start = worker::start(handling).map_err(io::Error::other)?;
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_write_timeout(Some(START))?;
         ours.set_read_timeout(Some(START))?;
         let id = isolator.make(&theirs)?;
         drop(theirs);
-        let most = spec.limits.published_bytes.max(spec.limits.key_bytes).saturating_mul(2).saturating_add(FRAME);
-        let mut worker = Self { isolator: isolator.clone(), id, link: Link::new(ours, most) };
-        worker.link.send_whole(start)?;
+        let mut worker = Self { isolator: isolator.clone(), id: Some(id), link: Link::new(ours, most(spec)) };
+        worker.link.send_whole(&start)?;
         match worker.link.hear()? {
             (kind::READY, _) => {}
             (kind::UNABLE, why) => return Err(io::Error::other(Values::of(&why).text()?)),
@@ -140,90 +190,115 @@ impl Worker {
         Ok(worker)
     }
 
-    /// One call, with all that its guest asks for.
-    fn call(&mut self, state: &mut State) -> Result<Verdict, Lost> {
-        let until = state.deadline + SLACK;
-        let call = Frame::new(kind::CALL).number(state.attempt.into()).flag(state.replayed).event(&state.event);
-        self.link.send(call)?;
-        loop {
-            let (kind, content) = self.link.hear()?;
-            // Each of its frames may be in time and all of them too many.
-            if Instant::now() >= until {
-                return Err(Lost::Late);
-            }
-            let mut values = Values::of(&content);
-            let answer = match kind {
-                kind::PUBLISH => {
-                    let draft = values.draft()?;
-                    state.publish(draft).map(|id| Frame::new(kind::ANSWER).text(&id))
-                }
-                kind::GET => {
-                    let value = state.key_get(&values.text()?);
-                    let frame = |value: Option<Vec<u8>>| {
-                        Frame::new(kind::ANSWER).maybe(value, |frame, value| frame.bytes(&value))
-                    };
-                    value.map(frame)
-                }
-                kind::LIST => {
-                    let (prefix, limit) = (values.text()?, values.small()?);
-                    let keys = state.key_list(&prefix, limit);
-                    keys.map(|keys| Frame::new(kind::ANSWER).each(keys.iter(), |frame, key| frame.text(key)))
-                }
-                kind::LOG => {
-                    let level = level(values.number()?).ok_or_else(garbled)?;
-                    state.log(level, &values.text()?);
-                    values.end()?;
-                    continue;
-                }
-                kind::DONE => return done(state, values),
-                kind::NOT_CALLED => return Err(Lost::NotCalled(values.text()?)),
-                _ => return Err(garbled().into()),
-            };
-            values.end()?;
-            self.link.send(answer.unwrap_or_else(refusal))?;
+    /// Ends it, and says how that came about.
+    fn end(mut self, error: &io::Error) -> String {
+        let status = self.id.take().map(|id| self.isolator.end(id));
+        if error.kind() == io::ErrorKind::InvalidData {
+            return format!("was ended: {error}");
         }
-    }
-
-    /// Ends it, and says how it ended.
-    fn end(self) -> String {
-        self.isolator.end(self.id).unwrap_or_default()
+        match status {
+            Some(Ok(status)) => match (status.signal(), status.code()) {
+                (Some(signal), _) => format!("was ended by signal {signal}"),
+                (None, code) => format!("ended by itself, with {}", code.unwrap_or_default()),
+            },
+            Some(Err(gone)) => format!("was lost: {gone}"),
+            None => format!("was lost: {error}"),
+        }
     }
 }
 
 impl Drop for Worker {
     fn drop(&mut self) {
-        // It ends when nobody holds the other end, and is ended if it does not.
-        drop(self.link.stream().shutdown(Shutdown::Both));
-        drop(self.isolator.end(self.id));
+        if let Some(id) = self.id.take() {
+            // Without the process that made it there is no worker either.
+            drop(self.isolator.end(id));
+        }
     }
 }
 
-// === impl Lost ===
+/// The most bytes that a frame of a worker may have.
+fn most(spec: &Spec) -> usize {
+    spec.limits.published_bytes.max(spec.limits.key_bytes).saturating_mul(2).saturating_add(FRAME)
+}
 
-impl From<io::Error> for Lost {
-    fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Late,
-            _ => Self::Gone(error),
+/// One call at the other end of the link, with all that its guest asks for.
+fn call(link: &mut Link, state: &mut State) -> Result<Verdict, Lost> {
+    let overran = state.handling.overruns.any();
+    let call = Frame::new(kind::CALL).number(state.attempt.into()).flag(state.replayed).flag(overran);
+    link.send(call.event(&state.event)).map_err(|error| match Lost::from(error) {
+        Lost::Gone(_) => Lost::Unheard,
+        late => late,
+    })?;
+    let mut rests = most_rests(&state.handling.spec);
+    loop {
+        let (kind, content) = link.hear()?;
+        // Each of its frames may be in time and all of them too many.
+        if Instant::now() >= state.deadline + SLACK {
+            return Err(Lost::Late);
         }
+        let mut values = Values::of(&content);
+        let answer = match kind {
+            kind::PUBLISH => {
+                let draft = values.draft()?;
+                state.publish(draft).map(|id| Frame::new(kind::ANSWER).text(&id))
+            }
+            kind::GET => {
+                let value = state.key_get(&values.text()?);
+                value.map(|value| Frame::new(kind::ANSWER).maybe(value, |frame, value| frame.bytes(&value)))
+            }
+            kind::LIST => {
+                let (prefix, limit) = (values.text()?, values.small()?);
+                let keys = state.key_list_apart(&prefix, limit);
+                keys.map(|keys| Frame::new(kind::ANSWER).each(keys.iter(), |frame, key| frame.text(key)))
+            }
+            kind::LOG => {
+                let level = level_of(values.number()?).ok_or_else(garbled)?;
+                state.log(level, &values.text()?);
+                values.end()?;
+                continue;
+            }
+            kind::DROPPED => {
+                state.logs.dropped(values.number()?);
+                values.end()?;
+                continue;
+            }
+            kind::REST => {
+                rests = rests.checked_sub(1).ok_or_else(garbled)?;
+                let rested = if state.handling.overruns.any() { state.make_way() } else { Duration::ZERO };
+                let nanos = u64::try_from(rested.as_nanos()).unwrap_or(u64::MAX);
+                Ok(Frame::new(kind::ANSWER).number(nanos))
+            }
+            kind::DONE => return done(state, values),
+            kind::NOT_CALLED => return Err(Lost::NotCalled(text::line(&values.text()?, limits::REASON_BYTES))),
+            _ => return Err(garbled().into()),
+        };
+        values.end()?;
+        link.send(answer.unwrap_or_else(refusal))?;
     }
+}
+
+/// How often a call asks whether others come first: at each tick of its time. Who asks more often only wants to stay.
+fn most_rests(spec: &Spec) -> u128 {
+    spec.limits.time.as_nanos() / limits::TICK.as_nanos() * 2 + 100
 }
 
 /// What the worker says at the end, as far as the handler may say it.
 fn done(state: &mut State, mut values: Values<'_>) -> Result<Verdict, Lost> {
     let (verdict, writes) = (values.verdict()?, values.writes()?);
     values.end()?;
-    let spec = &state.handling.spec;
-    let line = |said: &str, most| spec.grants.secrets.line(said, most);
+    let secrets = &state.handling.spec.grants.secrets;
+    let code = |said: &str, otherwise: &str| {
+        let code = text::code(&secrets.hide(said, limits::REASON_BYTES), limits::CODE_BYTES);
+        code.unwrap_or_else(|| otherwise.to_owned())
+    };
+    let reason = |said: &str| secrets.line(said, limits::REASON_BYTES);
     let verdict = match verdict {
         Verdict::Done => Verdict::Done,
-        Verdict::Retry { code, reason, after } => {
-            let (code, reason) = (line(&code, limits::CODE_BYTES), line(&reason, limits::REASON_BYTES));
-            Verdict::Retry { code, reason, after }
+        Verdict::Retry { code: own, reason: said, after } => {
+            Verdict::Retry { code: code(&own, code::RETRY), reason: reason(&said), after }
         }
-        Verdict::Reject { code, reason } => {
-            let (code, reason) = (line(&code, limits::CODE_BYTES), line(&reason, limits::REASON_BYTES));
-            Verdict::Reject { code, reason }
+        Verdict::Reject { code: own, reason: said } => {
+            Verdict::Reject { code: code(&own, REJECTED), reason: reason(&said) }
         }
     };
     for (key, value) in writes {
@@ -242,9 +317,16 @@ fn refusal(refused: Refused) -> Frame {
     }
 }
 
-/// The levels of a log line, as they cross.
-const LEVELS: [Level; 5] = [Level::Trace, Level::Debug, Level::Info, Level::Warn, Level::Error];
+// === impl Lost ===
 
-fn level(number: u64) -> Option<Level> {
-    usize::try_from(number).ok().and_then(|number| LEVELS.get(number)).copied()
+impl From<io::Error> for Lost {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Self::Late,
+            _ => Self::Gone(error),
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

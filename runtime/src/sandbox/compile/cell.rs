@@ -54,8 +54,12 @@ fn compiling(process: Option<u32>) -> Vec<Call> {
         Call::when(libc::SYS_tgkill, &own),
         Call::when(libc::SYS_prctl, &[option(libc::PR_SET_NAME as u64), option(NAME_MEMORY)]),
     ];
-    calls.extend(
-        [
+    calls.extend(COMPUTING.map(Call::any));
+    calls
+}
+
+/// What any program takes that computes, with memory and threads that it has: and an end.
+pub(in crate::sandbox) const COMPUTING: [i64; 23] = [
             libc::SYS_brk,
             libc::SYS_clock_gettime,
             libc::SYS_clock_nanosleep,
@@ -79,11 +83,7 @@ fn compiling(process: Option<u32>) -> Vec<Call> {
             libc::SYS_set_robust_list,
             libc::SYS_sigaltstack,
             libc::SYS_write,
-        ]
-        .map(Call::any),
-    );
-    calls
-}
+];
 
 /// What the process that serves needs beside it: a child for each module, its end, its answer.
 fn serving() -> Vec<Call> {

@@ -3,24 +3,22 @@
 //! It is the compiler's server with another child: a copy of a process that holds nothing is a worker for whoever is at the
 //! other end of the socket that came with the request.
 
-use std::io::{self, IoSlice, IoSliceMut, Read as _, Write as _};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::ExitStatusExt as _;
+use std::os::unix::process::ExitStatusExt;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::process::{Child, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+use super::super::process::{
+    self, close_from, ends_of_children, fork, kill, link_of_host, ready, receive_with, same, send_with, wait,
 };
-
-use super::super::compile::process;
-use super::super::confine;
-use super::worker;
+use super::super::{confine, limits};
+use super::{cell, worker};
 
 /// What a program is started with to become what an [`Isolator`] speaks to.
 pub const COMMAND: &str = "isolate-server";
@@ -33,8 +31,8 @@ const MAKE: u8 = 1;
 const END: u8 = 2;
 type Request = [u8; 9];
 
-/// Said of a worker of which nothing is known.
-const UNKNOWN: i32 = -1;
+/// The greeting of one that could not confine itself, and ends. Else it is what the kernel lacks.
+const UNCONFINED: i32 = -1;
 
 /// Makes processes for the calls of handlers. Cloning shares it; they end with the last clone, or with this process.
 #[derive(Clone)]
@@ -48,30 +46,47 @@ struct Inner {
 }
 
 struct Process {
-    link: UnixStream,
+    /// `None` once anything went wrong on it.
+    link: Option<UnixStream>,
     child: Child,
+    /// What confines it was read.
+    greeted: bool,
     made: u64,
+}
+
+/// A worker, as the process knows it that made it.
+struct Made {
+    id: u64,
+    process: libc::pid_t,
+    /// How it ended, once that is known.
+    ended: Option<ExitStatus>,
+}
+
+/// The process that makes workers.
+struct Server {
+    link: UnixStream,
+    /// Ready when a worker has ended.
+    ends: File,
+    workers: Vec<Made>,
 }
 
 // === impl Isolator ===
 
 impl Isolator {
     /// Starts one. `program` must call [`serve`] when it is started with the one argument [`COMMAND`]; `sandbar` does.
-    /// It inherits neither environment nor descriptors.
+    /// It inherits neither environment nor descriptors, and does not wait for anything here.
     ///
     /// # Errors
     ///
-    /// If the process cannot be started, or says that it cannot be confined.
+    /// If the process cannot be started.
     pub fn start(program: &Path) -> io::Result<Self> {
-        let (mut link, child) = process::beside(program, COMMAND)?;
+        // As for a compiler: the allocator would take a large piece of address space at once.
+        let (link, child) = process::beside(program, COMMAND, &[("MIMALLOC_ARENA_RESERVE", "16MiB")])?;
         link.set_read_timeout(Some(PATIENCE))?;
         link.set_write_timeout(Some(PATIENCE))?;
-        let missing = hear(&mut link)?;
-        if missing != 0 {
-            tracing::warn!("the processes of isolated handlers are less confined than they could be: the kernel cannot");
-        }
         let id = child.id();
-        Ok(Self { inner: Arc::new(Inner { id, process: Mutex::new(Process { link, child, made: 0 }) }) })
+        let process = Mutex::new(Process { link: Some(link), child, greeted: false, made: 0 });
+        Ok(Self { inner: Arc::new(Inner { id, process }) })
     }
 
     /// The process, for whoever looks at it from outside.
@@ -85,32 +100,16 @@ impl Isolator {
         let mut process = self.inner.process.lock().unwrap_or_else(PoisonError::into_inner);
         process.made += 1;
         let id = process.made;
-        let request = request(MAKE, id);
-        let sockets = [socket.as_fd()];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut attached = SendAncillaryBuffer::new(&mut space);
-        attached.push(SendAncillaryMessage::ScmRights(&sockets));
-        let sent = sendmsg(&process.link, &[IoSlice::new(&request)], &mut attached, SendFlags::NOSIGNAL)?;
-        if sent != request.len() {
-            return Err(io::ErrorKind::WriteZero.into());
-        }
-        match hear(&mut process.link)? {
+        match process.ask(request(MAKE, id), Some(socket))? {
             0 => Ok(id),
             error => Err(io::Error::from_raw_os_error(error)),
         }
     }
 
-    /// Ends a worker, and says how it ended if it did so by itself.
-    pub(super) fn end(&self, id: u64) -> io::Result<String> {
+    /// Ends a worker if it has not ended yet, and says how it did.
+    pub(super) fn end(&self, id: u64) -> io::Result<ExitStatus> {
         let mut process = self.inner.process.lock().unwrap_or_else(PoisonError::into_inner);
-        process.link.write_all(&request(END, id))?;
-        let status = hear(&mut process.link)?;
-        let status = ExitStatus::from_raw(status);
-        Ok(match (status.signal(), status.code()) {
-            (Some(signal), _) => format!("; it was ended by signal {signal}"),
-            (None, Some(code)) => format!("; it ended with {code}"),
-            (None, None) => String::new(),
-        })
+        process.ask(request(END, id), None).map(ExitStatus::from_raw)
     }
 }
 
@@ -130,9 +129,39 @@ impl Eq for Isolator {}
 
 // === impl Process ===
 
+impl Process {
+    fn ask(&mut self, request: Request, socket: Option<&UnixStream>) -> io::Result<i32> {
+        let gone = |error: io::Error| {
+            let text = "the process that makes others is gone; it is started with the host: start that again";
+            io::Error::new(error.kind(), format!("{text} ({error})"))
+        };
+        let Some(mut link) = self.link.take() else { return Err(gone(io::ErrorKind::BrokenPipe.into())) };
+        if !self.greeted {
+            let missing = hear(&mut link).map_err(gone)?;
+            if missing == UNCONFINED {
+                return Err(io::Error::other("the process that makes others cannot be confined"));
+            }
+            for (bit, what) in [(cell::NO_LANDLOCK, "no Landlock"), (cell::NO_SECCOMP, "no seccomp")] {
+                if missing & bit != 0 {
+                    tracing::warn!("the processes of isolated handlers are less confined than they could be: {what}");
+                }
+            }
+            self.greeted = true;
+        }
+        let sent = match socket {
+            Some(socket) => send_with(&link, &request, socket.as_fd()),
+            None => link.write_all(&request),
+        };
+        let answer = sent.and_then(|()| hear(&mut link)).map_err(gone)?;
+        self.link = Some(link);
+        Ok(answer)
+    }
+}
+
 impl Drop for Process {
+    /// It ends by itself once nobody holds the other end of its socket, and takes its workers with it.
     fn drop(&mut self) {
-        drop(self.link.shutdown(std::net::Shutdown::Both));
+        drop(self.link.take());
         process::wait_briefly(&mut self.child);
     }
 }
@@ -151,38 +180,135 @@ fn hear(link: &mut UnixStream) -> io::Result<i32> {
 
 /// Serves the host at the other end of standard input, until that one is gone.
 ///
-/// For a program's `main`, before it has started a thread.
+/// For a program's `main`, before it has started a thread: see [`Isolator::start`].
 ///
 /// # Errors
 ///
 /// If standard input is no socket, or this process cannot be confined.
 pub fn serve() -> io::Result<()> {
-    let mut link = UnixStream::from(process::link_of_host()?);
-    let missing = super::super::compile::confine_server(worker_calls()).map_err(io::Error::other)?;
-    link.write_all(&i32::from(!missing.is_empty()).to_ne_bytes())?;
-    let mut workers: Vec<(u64, libc::pid_t)> = Vec::new();
-    while let Some((request, socket)) = next(&link)? {
-        let mut id = [0; 8];
+    let mut link = UnixStream::from(link_of_host()?);
+    // If memory is short the system ends this process or its workers, not the host. It may refuse.
+    drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
+    let ends = ends_of_children()?;
+    let missing = match cell::serve() {
+        Ok(missing) => missing,
+        Err(error) => {
+            link.write_all(&UNCONFINED.to_ne_bytes())?;
+            return Err(io::Error::other(error));
+        }
+    };
+    link.write_all(&missing.to_ne_bytes())?;
+    Server { link, ends, workers: Vec::new() }.run()
+}
+
+// === impl Server ===
+
+impl Server {
+    fn run(mut self) -> io::Result<()> {
+        loop {
+            let polled = [Some(self.link.as_raw_fd()), Some(self.ends.as_raw_fd())];
+            let [asked, ended] = ready(polled, limits::FOR_EVER)?;
+            if ended {
+                self.bury()?;
+            }
+            if asked {
+                let Some((request, socket)) = self.next()? else { return self.end_all() };
+                let answer = self.answer(request, socket)?;
+                self.link.write_all(&answer.to_ne_bytes())?;
+            }
+        }
+    }
+
+    /// The next request; `None` if the host is gone.
+    fn next(&self) -> io::Result<Option<(Request, Option<OwnedFd>)>> {
+        let mut request = Request::default();
+        let (read, socket) = receive_with(&self.link, &mut request)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        (&self.link).read_exact(&mut request[read..])?;
+        Ok(Some((request, socket)))
+    }
+
+    fn answer(&mut self, request: Request, socket: Option<OwnedFd>) -> io::Result<i32> {
+        let (mut id, what) = ([0; 8], request[0]);
         id.copy_from_slice(&request[1..]);
         let id = u64::from_ne_bytes(id);
-        let answer = match (request[0], socket) {
-            (MAKE, Some(socket)) => match make(&link, socket) {
-                Ok(worker) => {
-                    workers.push((id, worker));
-                    0
+        match (what, socket) {
+            (MAKE, Some(socket)) => match make(socket) {
+                Ok(process) => {
+                    self.workers.push(Made { id, process, ended: None });
+                    Ok(0)
                 }
-                Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
+                Err(error) => Ok(error.raw_os_error().unwrap_or(libc::EIO)),
             },
-            (END, _) => match workers.iter().position(|(known, _)| *known == id) {
-                Some(at) => end(workers.swap_remove(at).1)?,
-                None => UNKNOWN,
+            (END, _) => match self.workers.iter().position(|worker| worker.id == id) {
+                Some(at) => self.workers.swap_remove(at).end().map(ExitStatusExt::into_raw),
+                None => Ok(0),
             },
-            _ => return Err(io::ErrorKind::InvalidData.into()),
-        };
-        link.write_all(&answer.to_ne_bytes())?;
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        }
     }
-    for (_, worker) in workers {
-        end(worker)?;
+
+    /// Asks how those ended that did: until then the system keeps them.
+    fn bury(&mut self) -> io::Result<()> {
+        // One signal may stand for several.
+        let mut signals = [0; size_of::<libc::signalfd_siginfo>()];
+        while self.ends.read(&mut signals).is_ok_and(|read| read > 0) {}
+        for worker in &mut self.workers {
+            worker.look()?;
+        }
+        Ok(())
     }
-    Ok(())
+
+    fn end_all(self) -> io::Result<()> {
+        self.workers.into_iter().try_for_each(|worker| worker.end().map(drop))
+    }
+}
+
+// === impl Made ===
+
+impl Made {
+    fn look(&mut self) -> io::Result<()> {
+        if self.ended.is_none() {
+            self.ended = wait(self.process, false)?.map(|(status, _)| status);
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> io::Result<ExitStatus> {
+        self.look()?;
+        if let Some(status) = self.ended {
+            return Ok(status);
+        }
+        kill(self.process);
+        let ended = wait(self.process, true)?;
+        Ok(ended.map(|(status, _)| status).unwrap_or_default())
+    }
+}
+
+/// A copy of this process, which becomes the worker of whoever is at the other end.
+fn make(socket: OwnedFd) -> io::Result<libc::pid_t> {
+    let parent = std::process::id();
+    // SAFETY: this process has one thread, for all of its life.
+    match unsafe { fork() }? {
+        Some(child) => Ok(child),
+        None => {
+            let worked = std::panic::catch_unwind(AssertUnwindSafe(|| become_worker(&socket, parent)));
+            // SAFETY: it ends this process; what is to be run at its end belongs to the one it is a copy of.
+            unsafe { libc::_exit(i32::from(!matches!(worked, Ok(Ok(()))))) }
+        }
+    }
+}
+
+fn become_worker(socket: &OwnedFd, parent: u32) -> io::Result<()> {
+    same(socket.as_raw_fd(), libc::STDIN_FILENO)?;
+    close_from(libc::STDERR_FILENO + 1)?;
+    confine::ends_with_its_parent().map_err(io::Error::other)?;
+    // It may have ended before this one asked to end with it.
+    if std::os::unix::process::parent_id() != parent {
+        return Err(io::ErrorKind::BrokenPipe.into());
+    }
+    // SAFETY: the descriptor is the socket's since above, and nothing else here uses it.
+    worker::work(unsafe { UnixStream::from_raw_fd(libc::STDIN_FILENO) })
 }

@@ -9,13 +9,14 @@ use std::os::unix::net::UnixStream;
 use bytes::Bytes;
 
 use crate::event::{Event, KeyWrite, Metadata, Payload, Verdict};
-use crate::sandbox::{Draft, limits};
+use crate::sandbox::Draft;
+use crate::sandbox::host::Level;
 
 /// What a frame is about.
 pub(super) mod kind {
     /// To a worker: the handler, then its code.
     pub(in super::super) const START: u8 = 1;
-    /// To a worker: attempt, whether it is replayed, the event.
+    /// To a worker: attempt, whether it is replayed, whether others come first, the event.
     pub(in super::super) const CALL: u8 = 2;
     /// To a worker: what was asked for.
     pub(in super::super) const ANSWER: u8 = 3;
@@ -35,11 +36,18 @@ pub(super) mod kind {
     pub(in super::super) const LIST: u8 = 20;
     /// A level and a line of the log. There is no answer.
     pub(in super::super) const LOG: u8 = 21;
+    /// A number of lines more that were dropped. There is no answer.
+    pub(in super::super) const DROPPED: u8 = 24;
+    /// Whether others shall come first; the answer is for how many nanoseconds they did.
+    pub(in super::super) const REST: u8 = 25;
     /// The call is over: a verdict, and keys to write.
     pub(in super::super) const DONE: u8 = 22;
     /// Text: why the guest was not called.
     pub(in super::super) const NOT_CALLED: u8 = 23;
 }
+
+/// The levels of a log line, as they cross.
+const LEVELS: [Level; 5] = [Level::Trace, Level::Debug, Level::Info, Level::Warn, Level::Error];
 
 /// Bytes before the length and the content of a frame.
 const HEAD: usize = 9;
@@ -74,7 +82,12 @@ impl Link {
     }
 
     pub(super) fn send(&mut self, frame: Frame) -> io::Result<()> {
-        self.stream.write_all(&frame.finish())
+        self.send_whole(&frame.finish())
+    }
+
+    /// Sends what [`Frame::finish`] made.
+    pub(super) fn send_whole(&mut self, frame: &[u8]) -> io::Result<()> {
+        self.stream.write_all(frame)
     }
 
     /// The next frame's kind and content. An end between frames is `UnexpectedEof` too.
@@ -111,6 +124,16 @@ impl Link {
     }
 }
 
+/// A log line's level, as it crosses.
+pub(super) fn number_of(level: Level) -> u64 {
+    level as u64
+}
+
+/// The level that this number stands for, if it does for one.
+pub(super) fn level_of(number: u64) -> Option<Level> {
+    usize::try_from(number).ok().and_then(|number| LEVELS.get(number)).copied()
+}
+
 /// What is no value of the kind that is expected.
 pub(super) fn garbled() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "what it says makes no sense")
@@ -126,7 +149,8 @@ impl Frame {
         Self(bytes)
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// The frame as it crosses.
+    pub(super) fn finish(mut self) -> Vec<u8> {
         let length = (self.0.len() - HEAD) as u64;
         self.0[1..HEAD].copy_from_slice(&length.to_le_bytes());
         self.0
@@ -178,7 +202,7 @@ impl Frame {
     pub(super) fn event(self, event: &Event) -> Self {
         let Event { topic, position, first, metadata, content_type, payload } = event;
         let Metadata { id, kind, source, time, key, headers, hops } = metadata;
-        let places = self.text(topic.as_str()).text(position.as_str()).text(first.as_str());
+        let places = self.text(topic).text(position.as_str()).text(first.as_str());
         let about = places.text(id).text(kind).text(source).text(time);
         let about = about.maybe(key.as_ref(), |frame, key| frame.bytes(key)).headers(headers).number((*hops).into());
         about.text(content_type).payload(payload)

@@ -6,23 +6,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tracing::field::{Field, Visit};
-use tracing::span;
 
-use super::super::engine::{Room, Sandbox, Secret, Settings};
-use super::super::modules::{Handler, Module};
+use super::super::engine::{Room, Sandbox, Secret, Settings, engine};
+use super::super::host::{Hears, Level, Waiting};
+use super::super::modules::{Handler, Handling, Module, chain};
 use super::super::{
-    Draft, DraftError, Grants, Limits, Prepared, PublishGrant, Ran, Secrets, Services, Spec, Unread, limits,
+    Draft, DraftError, Grants, Limits, Prepared, PublishGrant, Ran, Secrets, Services, Spec, Unread, call, limits,
 };
-use super::wire::{Frame, Link, Values, garbled, kind};
+use super::wire::{Frame, Link, Values, garbled, kind, number_of};
+use super::cell;
 use crate::event::{Event, Fields, KeyList, Outgoing, Versioned};
 
-/// Calls at once: one, and what was kept of others.
+/// Places of the pool: for the call, and for the instance that waits for the next one, with some to spare.
 const ROOM: usize = 4;
 
 /// What a worker is started with: the handler, its secrets, its code.
-pub(super) fn start(module: &Module, spec: &Spec, secret: &Secret) -> Result<Vec<u8>, String> {
-    let code = module.code().map_err(|error| super::super::modules::chain(&error))?;
+pub(super) fn start(handling: &Handling) -> Result<Vec<u8>, String> {
+    let Handling { module, spec, secret, .. } = handling;
+    let code = module.code().map_err(|error| chain(&error))?;
     let frame = Frame::new(kind::START).text(&spec.name).text(&spec.group);
     let frame = frame.number(spec.max_attempts.into()).number(spec.reuse.into());
     let frame = write_grants(write_limits(frame, &spec.limits), &spec.grants);
@@ -33,6 +34,8 @@ fn write_limits(frame: Frame, limits: &Limits) -> Frame {
     let &Limits {
         time,
         memory,
+        // It is for the host's threads, of which each call of a worker has one.
+        core_slots: _,
         handles,
         host_calls,
         host_call_bytes,
@@ -45,8 +48,7 @@ fn write_limits(frame: Frame, limits: &Limits) -> Frame {
         reason_bytes,
     } = limits;
     let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    let sizes =
-        [handles, host_call_bytes, published_events, published_bytes, key_operations, key_bytes, log_bytes, reason_bytes];
+    let sizes = [handles, host_call_bytes, published_events, published_bytes, key_operations, key_bytes, log_bytes, reason_bytes];
     let frame = frame.number(time).number(memory).number(host_calls).number(log_lines.into());
     sizes.into_iter().fold(frame, |frame, size| frame.number(size as u64))
 }
@@ -57,6 +59,7 @@ fn read_limits(values: &mut Values<'_>) -> io::Result<Limits> {
     Ok(Limits {
         time,
         memory,
+        core_slots: 1,
         host_calls,
         log_lines,
         handles: values.small()?,
@@ -71,6 +74,8 @@ fn read_limits(values: &mut Values<'_>) -> io::Result<Limits> {
 }
 
 fn write_grants(frame: Frame, grants: &Grants) -> Frame {
+    // Every grant is named here: one that is added has to cross, with the questions that come of it, or a handler that has
+    // it and is isolated has to be refused, as an error of `start`.
     let Grants { publish, keys, key_bytes, config, secrets, clock, random } = grants;
     let frame = frame.each(publish.iter(), |frame, grant| {
         frame.text(&grant.topic).each(grant.types.iter(), |frame, kind| frame.text(kind))
@@ -90,7 +95,7 @@ fn read_grants(values: &mut Values<'_>) -> io::Result<Grants> {
     let (keys, key_bytes) = (values.flag()?, values.maybe(Values::number)?);
     let config = values.maybe(|values| values.each(|values| Ok((values.text()?, values.text()?))))?;
     let secrets = values.each(|values| Ok((values.text()?, values.maybe(Values::text)?)))?;
-    let known = secrets.into_iter().filter_map(|(name, value)| Some((name, Secret::new(value?.into_bytes()))));
+    let known = secrets.into_iter().filter_map(|(name, value)| Some((name, Secret::new(value?.as_bytes()))));
     Ok(Grants {
         publish,
         keys,
@@ -105,32 +110,37 @@ fn read_grants(values: &mut Values<'_>) -> io::Result<Grants> {
 /// Serves one host until it is gone.
 pub(super) fn work(stream: UnixStream) -> io::Result<()> {
     let most = usize::try_from(limits::COMPILED_BYTES).unwrap_or(usize::MAX);
-    let link = Arc::new(Mutex::new(Link::new(stream, most)));
-    let first = lock(&link).hear()?;
-    let (sandbox, handler) = match prepare(&first, &link) {
+    let host = Arc::new(Host(Mutex::new(Link::new(stream, most))));
+    let first = host.lock().hear()?;
+    let (sandbox, handler) = match prepare(&first, &host) {
         Ok(made) => made,
-        Err(why) => return lock(&link).send(Frame::new(kind::UNABLE).text(&why)),
+        Err(why) => return host.lock().send(Frame::new(kind::UNABLE).text(&why)),
     };
     drop(first);
-    // Nobody else has set one: this process has done nothing but this.
-    drop(tracing::subscriber::set_global_default(Voice(Arc::clone(&link))));
-    lock(&link).send(Frame::new(kind::READY))?;
+    host.lock().send(Frame::new(kind::READY))?;
     loop {
-        let (kind, content) = lock(&link).hear()?;
+        let (kind, content) = host.lock().hear()?;
         let mut values = Values::of(&content);
         if kind != kind::CALL {
             return Err(garbled());
         }
-        let (attempt, replayed, event) = (values.small()?, values.flag()?, values.event()?);
-        let ended = match sandbox.call(&handler, &event, attempt, replayed) {
+        let about = (values.small()?, values.flag()?);
+        // The host's account is the one that counts; this one is for looking at the clock often enough to ask.
+        if values.flag()? {
+            handler.handling.overruns.add();
+        }
+        let event = Arc::new(values.event()?);
+        drop(content);
+        let waiting = Arc::clone(&host) as Arc<dyn Waiting>;
+        let ended = match call::run(&sandbox, &mut handler.hand(), &event, about, Some(waiting)) {
             Ran::Called { verdict, effects, .. } => Frame::new(kind::DONE).verdict(&verdict).writes(&effects.writes),
             Ran::NotCalled(why) => Frame::new(kind::NOT_CALLED).text(&why),
         };
-        lock(&link).send(ended)?;
+        host.lock().send(ended)?;
     }
 }
 
-fn prepare((kind, content): &(u8, Vec<u8>), link: &Arc<Mutex<Link>>) -> Result<(Arc<Sandbox>, Arc<Handler>), String> {
+fn prepare((kind, content): &(u8, Vec<u8>), host: &Arc<Host>) -> Result<(Arc<Sandbox>, Arc<Handler>), String> {
     let (spec, secret, digest, size, code) = read_start(*kind, content).map_err(|error| error.to_string())?;
     let settings = Settings {
         threads: 1,
@@ -140,10 +150,15 @@ fn prepare((kind, content): &(u8, Vec<u8>), link: &Arc<Mutex<Link>>) -> Result<(
         ..Settings::default()
     };
     let room = Room { calls: ROOM, memories: limits::MEMORIES };
-    let sandbox = Sandbox::with_room(&settings, room).map_err(|error| error.to_string())?;
-    let module = Module::from_code(&sandbox.engine, code, digest, size).map_err(|error| error.to_string())?;
-    let services = Arc::new(Asking(Arc::clone(link)));
-    let handler = sandbox.handler(&module, spec, services).map_err(|error| error.to_string())?;
+    let engine = engine(&settings, &room).map_err(|error| error.to_string())?;
+    cell::no_files().map_err(|error| error.to_string())?;
+    let sandbox = Sandbox::around(engine, &settings).map_err(|error| error.to_string())?;
+    // SAFETY: the bytes came over the socket that came with the request for this worker, from the host, which had them
+    // from `Module::code`.
+    let module = unsafe { Module::from_code(&sandbox.engine, code, digest, size) };
+    let module = module.map_err(|error| error.to_string())?;
+    let handler = sandbox.handler_apart(&module, spec, Arc::clone(host) as _, Arc::clone(host) as _);
+    cell::work().map_err(|error| error.to_string())?;
     Ok((sandbox, handler))
 }
 
@@ -157,31 +172,31 @@ fn read_start(kind: u8, content: &[u8]) -> io::Result<(Spec, Secret, String, usi
         group: values.text()?,
         max_attempts: values.small()?,
         reuse: values.small()?,
+        isolated: false,
         limits: read_limits(&mut values)?,
         grants: read_grants(&mut values)?,
-        isolated: false,
     };
-    let secret = Secret::new(values.bytes()?.to_vec());
+    let secret = Secret::new(values.bytes()?);
     let (digest, size, code) = (values.text()?, values.small()?, values.bytes()?);
     values.end()?;
     Ok((spec, secret, digest, size, code))
 }
 
-fn lock(link: &Mutex<Link>) -> MutexGuard<'_, Link> {
-    link.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What a call asks of the rest of the host: the host.
-struct Asking(Arc<Mutex<Link>>);
+/// The host at the other end, as a call sees it.
+struct Host(Mutex<Link>);
 
 /// A refusal, and whether it is by a limit.
 type Refusal = (String, bool);
 
-// === impl Asking ===
+// === impl Host ===
 
-impl Asking {
+impl Host {
+    fn lock(&self) -> MutexGuard<'_, Link> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn ask<T>(&self, frame: Frame, read: impl FnOnce(&mut Values<'_>) -> io::Result<T>) -> Result<T, Refusal> {
-        let mut link = lock(&self.0);
+        let mut link = self.lock();
         let answered = link.send(frame).and_then(|()| link.hear()).and_then(|(kind, content)| {
             let mut values = Values::of(&content);
             Ok(match kind {
@@ -194,11 +209,16 @@ impl Asking {
         // A worker is nothing without its host.
         answered.unwrap_or_else(|_| std::process::exit(1))
     }
+
+    fn tell(&self, frame: Frame) {
+        // If the host is gone the call will see it.
+        drop(self.lock().send(frame));
+    }
 }
 
-impl Services for Asking {
+impl Services for Host {
     fn prepare(&self, _event: &Event, _index: u32, draft: Draft) -> Result<Prepared, DraftError> {
-        let id = self.ask(Frame::new(kind::PUBLISH).draft(&draft), Values::text);
+        let id = self.ask(Frame::new(kind::PUBLISH).draft(&draft), |values| values.text());
         let id = id.map_err(|(why, limit)| if limit { DraftError::Limit(why) } else { DraftError::Invalid(why) })?;
         // The host keeps the message.
         Ok(Prepared { id, outgoing: Outgoing { topic: draft.topic.into(), fields: Fields::default() } })
@@ -218,55 +238,33 @@ impl Services for Asking {
     }
 }
 
+impl Hears for Host {
+    fn line(&self, level: Level, line: &str) {
+        self.tell(Frame::new(kind::LOG).number(number_of(level)).text(line));
+    }
+
+    fn dropped(&self, lines: u64) {
+        self.tell(Frame::new(kind::DROPPED).number(lines));
+    }
+}
+
+impl Waiting for Host {
+    // What a call waits for the host waits for too.
+    fn begins(&self) {}
+
+    fn ends(&self) {}
+
+    fn others_have_work(&self) -> bool {
+        false
+    }
+
+    fn rest(&self) -> Duration {
+        let rested = self.ask(Frame::new(kind::REST), |values| values.number());
+        rested.map_or(Duration::ZERO, Duration::from_nanos)
+    }
+}
+
 /// Whether it may pass is for the host to know.
 fn unread((reason, _): Refusal) -> Unread {
     Unread { reason, passing: false }
-}
-
-/// Tells the host what the guest says.
-struct Voice(Arc<Mutex<Link>>);
-
-/// The text of a line.
-struct Line(String);
-
-// === impl Voice ===
-
-impl tracing::Subscriber for Voice {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == super::super::host::LOG_TARGET
-    }
-
-    fn new_span(&self, _span: &span::Attributes<'_>) -> span::Id {
-        span::Id::from_u64(1)
-    }
-
-    fn record(&self, _span: &span::Id, _values: &span::Record<'_>) {}
-
-    fn record_follows_from(&self, _span: &span::Id, _follows: &span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut line = Line(String::new());
-        event.record(&mut line);
-        let level = match *event.metadata().level() {
-            tracing::Level::TRACE => 0,
-            tracing::Level::DEBUG => 1,
-            tracing::Level::INFO => 2,
-            tracing::Level::WARN => 3,
-            tracing::Level::ERROR => 4,
-        };
-        // If the host is gone the call will see it.
-        drop(lock(&self.0).send(Frame::new(kind::LOG).number(level).text(&line.0)));
-    }
-
-    fn enter(&self, _span: &span::Id) {}
-
-    fn exit(&self, _span: &span::Id) {}
-}
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "message" {
-            self.0 = format!("{value:?}");
-        }
-    }
 }
