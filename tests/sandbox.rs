@@ -7,6 +7,7 @@ mod contract;
 mod effects;
 mod hosts_world;
 mod inspect;
+pub(crate) mod isolated;
 mod loading;
 mod reuse;
 mod said;

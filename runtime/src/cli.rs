@@ -226,7 +226,8 @@ fn decoder(config: &Config) -> Result<Decoder, Failure> {
 
 /// Starts the process in which the modules of this configuration are compiled: this program, once more.
 fn compiler(config: &Config) -> Result<Compiling, Failure> {
-    let started = Compiler::start(Path::new(THIS_PROGRAM), config.host.compile).context("the compiler's process cannot be started");
+    let started = Compiler::start(Path::new(THIS_PROGRAM), config.host.compile)
+        .context("the compiler's process cannot be started");
     Ok(Compiling::InChild(started.map_err(Failure::unexpected)?))
 }
 

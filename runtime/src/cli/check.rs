@@ -97,7 +97,8 @@ impl Findings {
         // Nothing is called, so one place in the pool is enough.
         let (secret, code_cache) = (config.host.secret.clone(), config.host.code_cache.clone());
         let compiling = compiler(config)?;
-        let settings = sandbox::Settings { threads: 1, max_memory, secret, code_cache, compiling, ..Default::default() };
+        let settings =
+            sandbox::Settings { threads: 1, max_memory, secret, code_cache, compiling, ..Default::default() };
         let sandbox = match Sandbox::new(&settings) {
             Ok(sandbox) => sandbox,
             Err(error) => {

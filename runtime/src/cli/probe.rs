@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
-use sandbar::sandbox::{CompileLimits, confine_as_compiler};
+use sandbar::sandbox::{CompileLimits, confine_as_compiler, confine_as_worker};
 
 use super::{ConfigArgs, Exit, Failure, harden, out};
 
@@ -32,6 +32,8 @@ enum Role {
     Host,
     /// As a process that compiles a module
     Compiler,
+    /// As a process in which the calls of an isolated handler run
+    Worker,
     /// Not at all
     Nothing,
 }
@@ -45,6 +47,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         Role::Compiler => {
             confine_as_compiler(&CompileLimits::default()).map_err(|error| Failure::new(Exit::Refused, error))?;
         }
+        Role::Worker => confine_as_worker().map_err(|error| Failure::new(Exit::Refused, error))?,
         Role::Nothing => {}
     }
     let beside = args.file.with_extension("made");

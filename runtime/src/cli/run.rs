@@ -125,12 +125,7 @@ pub(super) async fn run(Ready { args, config }: Ready) -> Result<Exit, Failure> 
 }
 
 /// Takes the configuration over as it stands now. Whatever is wrong is said, and changes nothing.
-async fn reload(
-    control: &Control,
-    args: &Args,
-    environment: &Environment,
-    processes: &(Compiling, Option<Isolator>),
-) {
+async fn reload(control: &Control, args: &Args, environment: &Environment, processes: &(Compiling, Option<Isolator>)) {
     let path = args.config.path();
     let mut config = match Config::load(path, environment) {
         Ok(config) => config,

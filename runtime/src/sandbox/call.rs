@@ -219,7 +219,7 @@ const PANICKED: &str = "panicked at ";
 const FRAMES: usize = 6;
 
 /// A bug of ours: the guest's call is over, the host is not.
-fn panicked(state: &State, panic: &(dyn Any + Send)) -> Verdict {
+pub(super) fn panicked(state: &State, panic: &(dyn Any + Send)) -> Verdict {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = text.unwrap_or("no message");
     tracing::error!(

@@ -11,17 +11,18 @@
 //! - `wire`: what crosses.
 
 use std::io;
-use std::os::unix::process::ExitStatusExt as _;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use self::wire::{Frame, Link, Values, garbled, kind, level_of};
+use super::contract_v0_1::REJECTED;
 use super::host::{Refused, State, Waiting};
 use super::modules::Handling;
-use super::contract_v0_1::REJECTED;
-use super::{Ran, Spec, call, limits, process, text};
+use super::{Ran, Spec, call, confine, limits, process, text};
 use crate::event::{Event, Verdict, code};
 
 mod cell;
@@ -30,6 +31,17 @@ mod wire;
 mod worker;
 
 pub use server::{COMMAND, Isolator, serve};
+
+/// Confines this process as one in which calls run, for good: to see what is left to it.
+///
+/// # Errors
+///
+/// If the kernel refuses one of the measures.
+pub fn confine_as_worker() -> Result<(), confine::Error> {
+    cell::serve()?;
+    cell::no_files()?;
+    cell::work()
+}
 
 /// What a worker may take beyond the time of a call, to say that it is over.
 const SLACK: Duration = Duration::from_secs(1);
@@ -112,19 +124,21 @@ impl Apart {
             let started = Instant::now();
             let mut state =
                 State::new(Arc::clone(handling), Arc::clone(event), about, started, waiting.as_ref().map(Arc::clone));
-            let called = call(&mut worker.link, &mut state);
+            let called = catch_unwind(AssertUnwindSafe(|| call(&mut worker.link, &mut state)));
             let verdict = match called {
-                Ok(verdict) => {
+                // What it was told last is unknown: it goes.
+                Err(panic) => call::panicked(&state, panic.as_ref()),
+                Ok(Ok(verdict)) => {
                     self.lay_down(worker);
                     verdict
                 }
-                Err(Lost::Unheard) => continue,
-                Err(Lost::NotCalled(why)) => {
+                Ok(Err(Lost::Unheard)) => continue,
+                Ok(Err(Lost::NotCalled(why))) => {
                     self.lay_down(worker);
                     return Ran::NotCalled(why);
                 }
-                Err(Lost::Late) => call::too_long(&handling.spec.limits),
-                Err(Lost::Gone(error)) => {
+                Ok(Err(Lost::Late)) => call::too_long(&handling.spec.limits),
+                Ok(Err(Lost::Gone(error))) => {
                     let reason = format!("the process of this call {}", worker.end(&error));
                     call::retry(code::TRAP, &reason)
                 }

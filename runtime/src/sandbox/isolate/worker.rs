@@ -13,8 +13,8 @@ use super::super::modules::{Handler, Handling, Module, chain};
 use super::super::{
     Draft, DraftError, Grants, Limits, Prepared, PublishGrant, Ran, Secrets, Services, Spec, Unread, call, limits,
 };
-use super::wire::{Frame, Link, Values, garbled, kind, number_of};
 use super::cell;
+use super::wire::{Frame, Link, Values, garbled, kind, number_of};
 use crate::event::{Event, Fields, KeyList, Outgoing, Versioned};
 
 /// Places of the pool: for the call, and for the instance that waits for the next one, with some to spare.
@@ -48,7 +48,16 @@ fn write_limits(frame: Frame, limits: &Limits) -> Frame {
         reason_bytes,
     } = limits;
     let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-    let sizes = [handles, host_call_bytes, published_events, published_bytes, key_operations, key_bytes, log_bytes, reason_bytes];
+    let sizes = [
+        handles,
+        host_call_bytes,
+        published_events,
+        published_bytes,
+        key_operations,
+        key_bytes,
+        log_bytes,
+        reason_bytes,
+    ];
     let frame = frame.number(time).number(memory).number(host_calls).number(log_lines.into());
     sizes.into_iter().fold(frame, |frame, size| frame.number(size as u64))
 }
