@@ -243,52 +243,65 @@ fn call(link: &mut Link, state: &mut State) -> Result<Verdict, Lost> {
         Lost::Gone(_) => Lost::Unheard,
         late => late,
     })?;
-    let mut rests = most_rests(&state.handling.spec);
+    let (mut rests, mut is_heard) = (most_rests(&state.handling.spec), false);
     loop {
-        let (kind, content) = link.hear()?;
+        let (kind, content) = link.hear().map_err(|error| match error.kind() {
+            // It has ended with some of the call unread.
+            io::ErrorKind::ConnectionReset if !is_heard => Lost::Unheard,
+            _ => Lost::from(error),
+        })?;
+        is_heard = true;
         // Each of its frames may be in time and all of them too many.
         if Instant::now() >= state.deadline + SLACK {
             return Err(Lost::Late);
         }
         let mut values = Values::of(&content);
-        let answer = match kind {
-            kind::PUBLISH => {
-                let draft = values.draft()?;
-                state.publish(draft).map(|id| Frame::new(kind::ANSWER).text(&id))
-            }
-            kind::GET => {
-                let value = state.key_get(&values.text()?);
-                value.map(|value| Frame::new(kind::ANSWER).maybe(value, |frame, value| frame.bytes(&value)))
-            }
-            kind::LIST => {
-                let (prefix, limit) = (values.text()?, values.small()?);
-                let keys = state.key_list_apart(&prefix, limit);
-                keys.map(|keys| Frame::new(kind::ANSWER).each(keys.iter(), |frame, key| frame.text(key)))
-            }
-            kind::LOG => {
-                let level = level_of(values.number()?).ok_or_else(garbled)?;
-                state.log(level, &values.text()?);
-                values.end()?;
-                continue;
-            }
-            kind::DROPPED => {
-                state.logs.dropped(values.number()?);
-                values.end()?;
-                continue;
-            }
-            kind::REST => {
-                rests = rests.checked_sub(1).ok_or_else(garbled)?;
-                let rested = if state.handling.overruns.any() { state.make_way() } else { Duration::ZERO };
-                let nanos = u64::try_from(rested.as_nanos()).unwrap_or(u64::MAX);
-                Ok(Frame::new(kind::ANSWER).number(nanos))
-            }
+        match kind {
             kind::DONE => return done(state, values),
             kind::NOT_CALLED => return Err(Lost::NotCalled(text::line(&values.text()?, limits::REASON_BYTES))),
-            _ => return Err(garbled().into()),
-        };
+            kind::REST => rests = rests.checked_sub(1).ok_or_else(garbled)?,
+            _ => {}
+        }
+        let answer = answer(kind, &mut values, state)?;
         values.end()?;
-        link.send(answer.unwrap_or_else(refusal))?;
+        if let Some(answer) = answer {
+            link.send(answer.unwrap_or_else(refusal))?;
+        }
     }
+}
+
+/// What a question is answered with, if it is one.
+fn answer(kind: u8, values: &mut Values<'_>, state: &mut State) -> io::Result<Option<Result<Frame, Refused>>> {
+    let answer = Frame::new(kind::ANSWER);
+    Ok(Some(match kind {
+        kind::PUBLISH => {
+            let draft = values.draft()?;
+            state.publish(draft).map(|id| answer.text(&id))
+        }
+        kind::GET => {
+            let value = state.key_get(&values.text()?);
+            value.map(|value| answer.maybe(value, |frame, value| frame.bytes(&value)))
+        }
+        kind::LIST => {
+            let (prefix, limit) = (values.text()?, values.small()?);
+            let keys = state.key_list_apart(&prefix, limit);
+            keys.map(|keys| answer.each(keys.iter(), |frame, key| frame.text(key)))
+        }
+        kind::REST => {
+            let rested = if state.handling.overruns.any() { state.make_way() } else { Duration::ZERO };
+            Ok(answer.number(u64::try_from(rested.as_nanos()).unwrap_or(u64::MAX)))
+        }
+        kind::LOG => {
+            let level = level_of(values.number()?).ok_or_else(garbled)?;
+            state.log(level, &values.text()?);
+            return Ok(None);
+        }
+        kind::DROPPED => {
+            state.logs.dropped(values.number()?);
+            return Ok(None);
+        }
+        _ => return Err(garbled()),
+    }))
 }
 
 /// How often a call asks whether others come first: at each tick of its time. Who asks more often only wants to stay.

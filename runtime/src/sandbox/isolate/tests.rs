@@ -190,10 +190,22 @@ fn one_that_goes_on_for_ever_is_late_and_rests_no_longer_than_a_call_may_ask() {
 fn a_worker_that_ends_is_gone_and_one_that_never_listened_was_not_called() {
     let ((), ended, _) = with(Limits::default(), |link| drop(link.stream().shutdown(std::net::Shutdown::Both)));
     assert!(matches!(ended, Err(Lost::Gone(_))), "{ended:?}");
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    drop(theirs);
-    let ended = call(&mut Link::new(ours, 1), &mut state(Limits::default()));
-    assert!(matches!(ended, Err(Lost::Unheard)), "{ended:?}");
+    // Before the call is sent, and with some of it unread.
+    for before in [true, false] {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let mut theirs = Some(theirs).filter(|_| !before);
+        let ending = thread::spawn(move || {
+            if let Some(theirs) = &mut theirs {
+                let mut byte = [0];
+                std::io::Read::read_exact(theirs, &mut byte).unwrap();
+            }
+        });
+        if before {
+            ending.join().unwrap();
+        }
+        let ended = call(&mut Link::new(ours, 1_000), &mut state(Limits::default()));
+        assert!(matches!(ended, Err(Lost::Unheard)), "{ended:?}");
+    }
 }
 
 #[test]
