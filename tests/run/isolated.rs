@@ -4,22 +4,12 @@ use std::fs;
 
 use super::swapping::variant_of;
 use super::*;
-use crate::sandbox::compiling::{children, is_over, signal};
+use crate::sandbox::compiling::{beside, children, is_over, signal};
 use crate::sandbox::isolated::{PROCESS, is_in_memory};
 
 /// The process of a host that makes others, once it is there.
 fn isolator(host: &Host) -> u32 {
-    let begun = Instant::now();
-    loop {
-        let is_it = |id: &u32| {
-            fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.contains("isolate-server"))
-        };
-        if let Some(found) = children(host.id()).into_iter().find(is_it) {
-            return found;
-        }
-        assert!(begun.elapsed() < BOUND, "{}", host.log());
-        std::thread::yield_now();
-    }
+    beside(host.id(), "isolate-server")
 }
 
 /// Waits until a host has so many workers.

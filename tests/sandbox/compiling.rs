@@ -63,6 +63,19 @@ pub(crate) fn child_of(parent: u32) -> u32 {
     }
 }
 
+/// The process beside a host that was started with this word, once there is one.
+pub(crate) fn beside(host: u32, word: &str) -> u32 {
+    let begun = Instant::now();
+    let is_it = |id: &u32| std::fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.contains(word));
+    loop {
+        if let Some(found) = children(host).into_iter().find(is_it) {
+            return found;
+        }
+        assert!(begun.elapsed() < BOUND, "{host} has the children {:?}", children(host));
+        std::thread::yield_now();
+    }
+}
+
 /// Waits until a process does nothing any more, whether or not somebody has asked how it ended.
 pub(crate) fn is_over(process: u32) {
     let begun = Instant::now();

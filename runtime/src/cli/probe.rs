@@ -54,6 +54,7 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
     tell("read", File::open(&args.file).map(drop))?;
     tell("write", fs::write(&beside, b""))?;
     tell("list", fs::read_dir(beside.parent().unwrap_or(&beside)).map(drop))?;
+    tell("make", fs::create_dir(args.file.with_extension("folder")))?;
     tell("listen", TcpListener::bind("127.0.0.1:0").map(drop))?;
     // Nobody is there: who is let through is turned away at the other end.
     tell("connect", TcpStream::connect("127.0.0.1:1").map(drop))?;

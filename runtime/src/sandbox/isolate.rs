@@ -22,7 +22,7 @@ use self::wire::{Frame, Link, Values, garbled, kind, level_of};
 use super::contract_v0_1::REJECTED;
 use super::host::{Refused, State, Waiting};
 use super::modules::Handling;
-use super::{Ran, Spec, call, confine, limits, process, text};
+use super::{Ran, Spec, call, confine, limits, text};
 use crate::event::{Event, Verdict, code};
 
 mod cell;
@@ -51,9 +51,6 @@ const START: Duration = Duration::from_secs(30);
 
 /// Bytes of a frame beyond what the limits of a call let it say: lengths, and texts that have limits of their own.
 const FRAME: usize = 1 << 20;
-
-/// How often a call is given to another worker because the one at hand was gone before it had all of it.
-const TRIES: usize = 3;
 
 /// Where the calls of one handler run.
 pub(super) struct Apart {
@@ -116,7 +113,8 @@ impl Apart {
         about: (u32, bool),
         waiting: Option<Arc<dyn Waiting>>,
     ) -> Ran {
-        for _ in 0..TRIES {
+        // Each that waits may have ended meanwhile; the one after them is new.
+        for _ in 0..=self.most {
             let mut worker = match self.take(handling) {
                 Ok(worker) => worker,
                 Err(error) => return Ran::NotCalled(format!("there is no process for the handler's calls: {error}")),
@@ -132,6 +130,7 @@ impl Apart {
                     self.lay_down(worker);
                     verdict
                 }
+                // It ended while it waited, or before it had all of the call: that is nobody's attempt.
                 Ok(Err(Lost::Unheard)) => continue,
                 Ok(Err(Lost::NotCalled(why))) => {
                     self.lay_down(worker);
@@ -150,14 +149,10 @@ impl Apart {
     }
 
     fn take(&self, handling: &Handling) -> io::Result<Worker> {
-        loop {
-            let idle = self.lock().pop();
-            match idle {
-                // Nobody has called it: nobody's attempt if it has ended.
-                Some(worker) if !process::is_quiet(worker.link.stream()) => drop(worker),
-                Some(worker) => return Ok(worker),
-                None => return Worker::start(&self.isolator, handling),
-            }
+        let idle = self.lock().pop();
+        match idle {
+            Some(worker) => Ok(worker),
+            None => Worker::start(&self.isolator, handling),
         }
     }
 

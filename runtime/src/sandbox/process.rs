@@ -120,15 +120,6 @@ fn message(piece: &mut libc::iovec, room: &mut Beside, bytes: usize) -> libc::ms
     message
 }
 
-/// Whether the other end has said nothing and is still there.
-pub(super) fn is_quiet(link: &UnixStream) -> bool {
-    let mut byte = 0_u8;
-    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: there is room for the one byte that is asked for.
-    let found = unsafe { libc::recv(link.as_raw_fd(), (&raw mut byte).cast(), 1, flags) };
-    found == -1 && io::Error::last_os_error().kind() == io::ErrorKind::WouldBlock
-}
-
 /// Something to poll that is ready when a child of this process has ended, and to read then.
 pub(super) fn ends_of_children() -> io::Result<File> {
     // SAFETY: a set of signals is plain numbers, and the calls write to this one alone. This process has one thread.
@@ -191,6 +182,12 @@ pub(super) fn ready<const N: usize>(files: [Option<RawFd>; N], patience: Duratio
         },
         _ => Ok(polled.map(|one| one.revents != 0)),
     }
+}
+
+/// Ends a process that is a copy of another, to which belongs all that would be run at its end.
+pub(super) fn end_now(well: bool) -> ! {
+    // SAFETY: it does nothing but end this process.
+    unsafe { libc::_exit(i32::from(!well)) }
 }
 
 /// How a child ended and the processors' time it took, if it has ended or is waited for.

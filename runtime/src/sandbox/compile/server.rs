@@ -16,7 +16,7 @@ use wasmtime::Engine;
 use super::super::confine;
 use super::super::engine::compiling as settings;
 use super::super::modules::chain;
-use super::super::process::{close_from, fork, kill, link_of_host, more, pipe, ready, same, wait};
+use super::super::process::{close_from, end_now, fork, kill, link_of_host, more, pipe, ready, same, wait};
 use super::{CompileLimits, Header, cell, kind, tell};
 use crate::sandbox::limits;
 
@@ -142,8 +142,7 @@ impl Server {
             // Whatever this reaches is told, and nothing is lost if it reaches nobody.
             drop(writeln!(io::stderr(), "{error}"));
         }
-        // SAFETY: it ends this process; what is to be run at its end belongs to the one it is a copy of.
-        unsafe { libc::_exit(i32::from(compiled.is_err())) }
+        end_now(compiled.is_ok())
     }
 
     fn try_compile(

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::super::process::{
-    self, close_from, ends_of_children, fork, kill, link_of_host, ready, receive_with, same, send_with, wait,
+    self, close_from, end_now, ends_of_children, fork, kill, link_of_host, ready, receive_with, same, send_with, wait,
 };
 use super::super::{confine, limits};
 use super::{cell, worker};
@@ -295,8 +295,7 @@ fn make(socket: OwnedFd) -> io::Result<libc::pid_t> {
         Some(child) => Ok(child),
         None => {
             let worked = std::panic::catch_unwind(AssertUnwindSafe(|| become_worker(&socket, parent)));
-            // SAFETY: it ends this process; what is to be run at its end belongs to the one it is a copy of.
-            unsafe { libc::_exit(i32::from(!matches!(worked, Ok(Ok(()))))) }
+            end_now(matches!(worked, Ok(Ok(()))))
         }
     }
 }

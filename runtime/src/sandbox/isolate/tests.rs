@@ -141,7 +141,7 @@ fn keys_are_counted_and_their_versions_kept_here() {
     });
     assert_eq!((answer.0, ended.unwrap()), (kind::ANSWER, Verdict::Done));
     assert_eq!(effects.reads.iter().map(|read| read.version).collect::<Vec<_>>(), [9, 7]);
-    assert_eq!(effects.writes, [write.clone()]);
+    assert_eq!(effects.writes, std::slice::from_ref(&write));
     // More than a call may write, or what is no key, its guest cannot have written.
     let bad = KeyWrite { key: "\n".into(), ..write.clone() };
     for writes in [vec![write; 4], vec![bad]] {

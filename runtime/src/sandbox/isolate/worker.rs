@@ -10,6 +10,7 @@ use bytes::Bytes;
 use super::super::engine::{Room, Sandbox, Secret, Settings, engine};
 use super::super::host::{Hears, Level, Waiting};
 use super::super::modules::{Handler, Handling, Module, chain};
+use super::super::process::end_now;
 use super::super::{
     Draft, DraftError, Grants, Limits, Prepared, PublishGrant, Ran, Secrets, Services, Spec, Unread, call, limits,
 };
@@ -216,7 +217,7 @@ impl Host {
             })
         });
         // A worker is nothing without its host.
-        answered.unwrap_or_else(|_| std::process::exit(1))
+        answered.unwrap_or_else(|_| end_now(false))
     }
 
     fn tell(&self, frame: Frame) {
