@@ -7,7 +7,7 @@ use sandbar::event::{Event, Verdict};
 use sandbar::sandbox::{Finished, Handler, Job, Limits, Ran, Sandbox, Services, Settings, Spec, Workers};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::sandbox::compiling::children;
+use crate::sandbox::compiling::{children, signal};
 use crate::sandbox::support::{Remembering, event, guest, isolator, sandbox, spec};
 use crate::support::BOUND;
 
@@ -171,6 +171,28 @@ fn one_whose_calls_have_a_process_of_their_own_leaves_the_processor_to_it_as_wel
     }
     let took = used().saturating_sub(before);
     assert!(called > 0 && took < time / 4, "it took {took:?} of {time:?}");
+}
+
+#[test]
+fn a_slow_call_in_a_process_of_its_own_keeps_no_core_from_it() {
+    let isolator = isolator();
+    let settings = Settings { threads: 1, isolator: Some(isolator.clone()), ..Settings::default() };
+    let sandbox = Sandbox::new(&settings).unwrap();
+    let workers = Workers::start(Arc::clone(&sandbox));
+    let mut good = Side::new(&sandbox, "ok", &[], Duration::from_secs(10), false);
+    let mut slow = Side::new(&sandbox, "spin", &[], BOUND, true);
+    slow.submit(&workers, 1);
+    // It is called.
+    std::thread::park_timeout(Duration::from_millis(200));
+    good.submit(&workers, 10);
+    let (begun, mut back) = (Instant::now(), 0);
+    while back < 10 {
+        assert!(begun.elapsed() < BOUND / 2, "they wait for a call that takes {BOUND:?}");
+        back += good.collect(|_| {});
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    assert_eq!(slow.collect(|_| {}), 0, "it goes on");
+    children(isolator.id()).into_iter().for_each(|worker| signal(worker, "KILL"));
 }
 
 /// The processors' time of a process so far.
