@@ -79,6 +79,7 @@ impl Subject {
             group: name.to_owned(),
             max_attempts: 5,
             reuse: 0,
+            isolated: false,
             // What is tested here is no limit of time; the machine may be busy.
             limits: Limits { time: Duration::from_secs(30), memory, ..Limits::default() },
             grants,

@@ -18,6 +18,7 @@ mod disk;
 mod divided;
 mod ending;
 mod input;
+mod isolated;
 mod order;
 mod outage;
 mod pacing;

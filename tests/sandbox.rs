@@ -8,6 +8,7 @@ mod effects;
 mod hosts_world;
 mod http;
 mod inspect;
+pub(crate) mod isolated;
 mod loading;
 mod reuse;
 mod said;

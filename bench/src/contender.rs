@@ -27,6 +27,8 @@ pub(crate) enum Contender {
     NoopFresh,
     /// The same with instances that are kept for 1,000 events.
     NoopReuse,
+    /// The same as `NoopFresh` with `isolation = "process"`: each call is made in another process.
+    NoopIsolated,
     /// Watermill's subscriber for Redis Streams.
     Watermill,
     /// The Python consumer with a receiver that does nothing, logging off.
@@ -53,6 +55,7 @@ impl Contender {
             Self::CpuNative => native::start(paths.root(), stream, groups, true),
             Self::NoopFresh => host::start(paths, stream, groups, &host::NOOP),
             Self::NoopReuse => host::start(paths, stream, groups, &host::NOOP_REUSE),
+            Self::NoopIsolated => host::start(paths, stream, groups, &host::NOOP_ISOLATED),
             Self::CpuFresh => host::start(paths, stream, groups, &host::BUSY),
             Self::XapiFresh => host::start(paths, stream, groups, &host::XAPI),
             Self::Watermill => peers::watermill(paths, stream, &groups[0]),
@@ -78,6 +81,7 @@ impl Contender {
             Self::Native => "the same loop, decoding, and a native function instead of a sandbox",
             Self::NoopFresh => "Sandbar, no-op Rust handler, fresh instance per event",
             Self::NoopReuse => "Sandbar, no-op Rust handler, an instance for 1,000 events",
+            Self::NoopIsolated => "Sandbar, no-op Rust handler, isolation = \"process\", fresh instance per event",
             Self::Watermill => "Watermill's Redis Streams subscriber (Go), no-op",
             Self::Python => "Python consumer, no-op receiver, logging off",
             Self::XapiFresh => "Sandbar, xapi: parse, publish with the acknowledgement, fresh instance per event",
@@ -96,6 +100,7 @@ impl fmt::Display for Contender {
             Self::Native => "native",
             Self::NoopFresh => "noop_fresh",
             Self::NoopReuse => "noop_reuse",
+            Self::NoopIsolated => "noop_isolated",
             Self::Watermill => "watermill",
             Self::Python => "python",
             Self::XapiFresh => "xapi_fresh",

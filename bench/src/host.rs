@@ -25,6 +25,8 @@ pub(crate) struct Handler {
 pub(crate) const NOOP: Handler = Handler { module: "noop", more: "" };
 /// The same, where an instance is kept for many events.
 pub(crate) const NOOP_REUSE: Handler = Handler { module: "noop", more: "reuse = 1000\n" };
+/// The same, where each call is made in a process that has no bus.
+pub(crate) const NOOP_ISOLATED: Handler = Handler { module: "noop", more: "isolation = \"process\"\n" };
 /// About 100 µs are computed.
 pub(crate) const BUSY: Handler = Handler { module: "busy", more: "" };
 /// The event is parsed, and a statement is published with the acknowledgement.

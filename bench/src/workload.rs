@@ -4,7 +4,8 @@ use anyhow::Result;
 use clap::ValueEnum;
 
 use crate::contender::Contender::{
-    self, Bare, CpuFresh, CpuNative, Native, NoopFresh, NoopReuse, Python, Smallest, Watermill, XapiFresh, XapiPython,
+    self, Bare, CpuFresh, CpuNative, Native, NoopFresh, NoopIsolated, NoopReuse, Python, Smallest, Watermill,
+    XapiFresh, XapiPython,
 };
 use crate::drain::Drain;
 use crate::event::Event;
@@ -13,7 +14,7 @@ use crate::sample::Sample;
 use crate::{Bench, calls, latency};
 
 /// What is compared with what.
-pub(crate) const RATIOS: [Ratio; 13] = [
+pub(crate) const RATIOS: [Ratio; 14] = [
     ("noop_fresh/python", "noop_fresh", "python"),
     ("noop_fresh/bare", "noop_fresh", "bare"),
     ("noop_fresh/native", "noop_fresh", "native"),
@@ -22,6 +23,7 @@ pub(crate) const RATIOS: [Ratio; 13] = [
     ("noop_fresh/smallest", "noop_fresh", "smallest"),
     ("noop_reuse/noop_fresh", "noop_reuse", "noop_fresh"),
     ("noop_reuse/native", "noop_reuse", "native"),
+    ("noop_isolated/noop_fresh", "noop_isolated", "noop_fresh"),
     ("cpu_fresh/native", "cpu_fresh", "cpu_native"),
     ("noop_fresh_100b/bare", "noop_fresh_100b", "bare_100b"),
     ("noop_fresh_16kib/bare", "noop_fresh_16kib", "bare_16kib"),
@@ -93,7 +95,7 @@ impl Workload {
     fn drain(self, events: u64) -> Option<Drain> {
         let many = events.div_ceil(MANY as u64);
         let contenders: &[Contender] = match self {
-            Self::Noop => &[Smallest, Bare, Native, NoopFresh, NoopReuse, Watermill, Python],
+            Self::Noop => &[Smallest, Bare, Native, NoopFresh, NoopReuse, NoopIsolated, Watermill, Python],
             Self::Xapi => &[XapiFresh, XapiPython],
             Self::Cpu => &[CpuNative, CpuFresh],
             Self::Small | Self::Large => &[Smallest, Bare, Native, NoopFresh],

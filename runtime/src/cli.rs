@@ -7,9 +7,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use sandbar::bus::{self, Bus};
-use sandbar::config::{Config, Environment, Problems};
+use sandbar::config::{Config, Environment, HandlerConfig, Problems};
 use sandbar::decode::Decoder;
-use sandbar::sandbox::{self, Compiler, Compiling};
+use sandbar::sandbox::{self, Compiler, Compiling, Isolator};
 use sandbar::telemetry;
 
 mod check;
@@ -82,6 +82,9 @@ enum Command {
     /// Compile modules for the process that started this one
     #[command(name = sandbox::COMPILER_COMMAND, hide = true)]
     CompileServer,
+    /// Make the processes in which the calls of isolated handlers run
+    #[command(name = sandbox::ISOLATOR_COMMAND, hide = true)]
+    IsolateServer,
     /// Try what a confined process must not be able to do
     #[command(hide = true)]
     Probe(probe::Args),
@@ -112,6 +115,9 @@ pub(crate) struct ConfigArgs {
     #[arg(short, long, value_name = "FILE", default_value = "sandbar.toml", env = "SANDBAR_CONFIG")]
     config: PathBuf,
 }
+
+/// Not by the name it was started with, under which there may be another program by now.
+const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +155,10 @@ impl Cli {
                 sandbox::serve_compiler()?;
                 return Ok(Prepared::Done(Exit::Clean));
             }
+            Command::IsolateServer => {
+                sandbox::serve_isolator()?;
+                return Ok(Prepared::Done(Exit::Clean));
+            }
             Command::Probe(args) => return probe::run(&args).map(Prepared::Done),
             Command::Run(args) => match run::prepare(args)? {
                 Some(ready) => Todo::Host(Box::new(ready)),
@@ -175,8 +185,8 @@ impl Work {
             Todo::Command(command) => *command,
         };
         match command {
-            // Neither comes here.
-            Command::Run(_) | Command::CompileServer | Command::Probe(_) => Ok(Exit::Clean),
+            // None of them comes here.
+            Command::Run(_) | Command::CompileServer | Command::IsolateServer | Command::Probe(_) => Ok(Exit::Clean),
             Command::Publish(args) => publish::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Inspect(args) => inspect::run(&args),
@@ -216,10 +226,21 @@ fn decoder(config: &Config) -> Result<Decoder, Failure> {
 
 /// Starts the process in which the modules of this configuration are compiled: this program, once more.
 fn compiler(config: &Config) -> Result<Compiling, Failure> {
-    // Not by the name it was started with, under which there may be another program by now.
-    let program = Path::new("/proc/self/exe");
-    let started = Compiler::start(program, config.host.compile).context("the compiler's process cannot be started");
+    let started = Compiler::start(Path::new(THIS_PROGRAM), config.host.compile)
+        .context("the compiler's process cannot be started");
     Ok(Compiling::InChild(started.map_err(Failure::unexpected)?))
+}
+
+/// Starts the process that makes those in which the calls of isolated handlers run: this program, once more. It takes a
+/// megabyte and does nothing until there is such a handler.
+fn isolator() -> Result<Isolator, Failure> {
+    let started = Isolator::start(Path::new(THIS_PROGRAM));
+    started.context("the process that makes those of isolated handlers cannot be started").map_err(Failure::unexpected)
+}
+
+/// The same for a command whose handlers do not change, if one of them is isolated.
+fn isolator_of(handlers: &[HandlerConfig]) -> Result<Option<Isolator>, Failure> {
+    handlers.iter().any(|handler| handler.spec.isolated).then(isolator).transpose()
 }
 
 async fn open(config: &Config) -> Result<Arc<dyn Bus>, Failure> {

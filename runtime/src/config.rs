@@ -94,6 +94,8 @@ pub struct Host {
     pub compile: sandbox::CompileLimits,
     /// Where modules are compiled. No file says it: programs that have a second process to compile in put it here.
     pub compiling: sandbox::Compiling,
+    /// What makes the processes of isolated handlers. No file says it either.
+    pub isolator: Option<sandbox::Isolator>,
     /// Whether the host, once started, gives up whatever serving does not need.
     pub hardening: bool,
     /// What is logged and how.
@@ -312,6 +314,7 @@ fn host(section: &mut Section<'_>, directory: &Path, environment: &Environment) 
             .map(|found| directory.join(found.value)),
         compile: compile(section),
         compiling: sandbox::Compiling::default(),
+        isolator: None,
         hardening: section.word("hardening", &[("on", true), ("off", false)], true),
         log: log(section),
     }

@@ -250,9 +250,10 @@ struct Prepared {
 /// Reads, verifies and compiles every module once, and prepares one handler for each entry of the configuration.
 fn load(config: &Config, bus: &Arc<dyn Bus>, decoder: &Arc<Decoder>) -> Result<Loaded, Error> {
     let max_memory = config.handlers.iter().map(|handler| handler.spec.limits.memory).max().unwrap_or_default();
-    let config::Host { threads, secret, code_cache, compiling, http_ca_file, .. } = config.host.clone();
+    let config::Host { threads, secret, code_cache, compiling, isolator, http_ca_file, .. } = config.host.clone();
     let reuse = config.handlers.iter().any(|handler| handler.spec.reuse > 1);
-    let settings = sandbox::Settings { threads, max_memory, secret, reuse, code_cache, compiling, http_ca_file };
+    let settings =
+        sandbox::Settings { threads, max_memory, secret, reuse, code_cache, compiling, isolator, http_ca_file };
     let sandbox = Sandbox::new(&settings)?;
     let prepared = prepare(config, &sandbox, bus, decoder)?;
     config.host.compiling.yield_to_others();

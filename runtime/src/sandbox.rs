@@ -3,6 +3,7 @@
 //! - `engine`: the pool behind all handlers; [`Sandbox`].
 //! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to.
 //! - `compile`: in a process of its own, or here; `confine` is what such a process takes from itself.
+//! - `isolate`: calls in processes of their own; `process` is what both kinds of processes beside the host are made with.
 //! - `inspect`: what a component is, without compiling it.
 //! - `call`: one event through one instance, a fresh one unless `reuse` has kept one.
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
@@ -23,10 +24,12 @@ mod grants;
 mod host;
 mod http;
 mod inspect;
+mod isolate;
 pub mod limits;
 mod modules;
 mod monitor;
 mod overruns;
+mod process;
 mod reuse;
 mod scheduling;
 mod secrets;
@@ -51,6 +54,7 @@ pub use engine::{Error, Sandbox, Secret, Settings};
 pub use grants::{Capability, MissingGrant, missing_grants};
 pub use http::{Answer, BadRoots, BadUrl, Http, Unsent, UrlGrant, check_roots};
 pub use inspect::{Acceptance, Inspection, Producer, Signatures, inspect};
+pub use isolate::{COMMAND as ISOLATOR_COMMAND, Isolator, confine_as_worker, serve as serve_isolator};
 pub use modules::{Handler, LoadError, Module};
 pub use secrets::Secrets;
 pub use signature::Malformed;
@@ -68,6 +72,8 @@ pub struct Spec {
     pub max_attempts: u32,
     /// Events that one instance may serve; 0 and 1 mean a fresh instance for each. See [`Settings::reuse`].
     pub reuse: u32,
+    /// Whether each call runs in a process that has this handler's secrets and nothing else. See [`Settings::isolator`].
+    pub isolated: bool,
     /// How far a call may go.
     pub limits: Limits,
     /// What it was given.

@@ -5,16 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandbar::event::Verdict;
-use sandbar::sandbox::{Handler, Sandbox, Services, inspect};
+use sandbar::sandbox::{Handler, Sandbox, Services, Spec, inspect};
 
 use super::case::{self, Case};
 use crate::sandbox::support::{Remembering, bounded, called, event, logged, shared, spec};
 
-/// A handler of this case, or why there is none.
-pub(super) fn load(sandbox: &Sandbox, case: &Case) -> Result<Arc<Handler>, String> {
+/// A handler of this case for each isolation, or why there is none.
+pub(super) fn load(sandbox: &Sandbox, case: &Case) -> Result<[Arc<Handler>; 2], String> {
     let module = sandbox.load(&case.wasm()).map_err(|error| error.to_string())?;
-    let services: Arc<dyn Services> = Arc::new(Remembering::default());
-    sandbox.handler(&module, case.spec(), services).map_err(|error| error.to_string())
+    let handler = |isolated| {
+        let services: Arc<dyn Services> = Arc::new(Remembering::default());
+        let spec = Spec { isolated, ..case.spec() };
+        sandbox.handler(&module, spec, services).map_err(|error| error.to_string())
+    };
+    Ok([handler(false)?, handler(true)?])
 }
 
 /// Longer than any case may run, compiling apart, on a slow machine.
@@ -40,7 +44,7 @@ fn judge(sandbox: &'static Sandbox, case: Case) {
     let begun = Instant::now();
     let loaded = load(sandbox, &case);
     let took = begun.elapsed();
-    let handler = match loaded {
+    let handlers = match loaded {
         Err(error) => {
             assert!(case.is_refused(), "{}: {error}", case.name);
             case.check_refusal(&error);
@@ -52,28 +56,34 @@ fn judge(sandbox: &'static Sandbox, case: Case) {
             }
             return;
         }
-        Ok(handler) => handler,
+        Ok(handlers) => handlers,
     };
     assert!(!case.is_refused(), "{}: it was loaded", case.name);
-    let (event, limit) = (case.event(), handler.spec().limits.time);
-    let begun = Instant::now();
-    let (verdict, effects) = bounded(move || called(sandbox.call(&handler, &event, 1, false)));
-    case.check(&verdict, &effects);
-    assert!(begun.elapsed() < limit + BOUND, "{}: {:?}", case.name, begun.elapsed());
+    for handler in handlers {
+        let (event, limit) = (case.event(), handler.spec().limits.time);
+        let begun = Instant::now();
+        let (verdict, effects) = bounded(move || called(sandbox.call(&handler, &event, 1, false)));
+        case.check(&verdict, &effects);
+        assert!(begun.elapsed() < limit + BOUND, "{}: {:?}", case.name, begun.elapsed());
+    }
 }
 
 #[test]
 fn a_flood_of_the_log_is_a_hundred_clean_lines_and_one_that_says_so() {
     let (sandbox, _) = shared();
     let case = case::all().into_iter().find(|case| case.name == "log-flood").unwrap();
-    let handler = load(sandbox, &case).unwrap();
-    let lines = logged(|| drop(sandbox.call(&handler, &case.event(), 1, false)));
+    for handler in load(sandbox, &case).unwrap() {
+        flood(&logged(|| drop(sandbox.call(&handler, &case.event(), 1, false))));
+    }
+}
+
+fn flood(lines: &[String]) {
     // 64 KiB are used up before a hundred lines are.
     assert!((2..=101).contains(&lines.len()), "{} lines", lines.len());
     assert!(lines.iter().map(String::len).sum::<usize>() < 80 << 10);
     let last = lines.last().unwrap();
     assert!(last.contains("log lines dropped") && last.contains("[handler.limits] log_bytes = 131072"), "{last}");
-    for line in &lines {
+    for line in lines {
         assert!(!line.contains(char::is_control) && !line.contains("owned"), "{line}");
     }
 }

@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandbar::event::{Event, Verdict};
-use sandbar::sandbox::{Finished, Handler, Job, Limits, Ran, Sandbox, Services, Spec, Workers};
+use sandbar::sandbox::{Finished, Handler, Job, Limits, Ran, Sandbox, Services, Settings, Spec, Workers};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::sandbox::support::{Remembering, event, guest, sandbox, spec};
+use crate::sandbox::compiling::{children, signal};
+use crate::sandbox::support::{Remembering, event, guest, isolator, sandbox, spec};
+use crate::support::BOUND;
 
 type Chunk = Vec<Finished<Instant>>;
 
@@ -26,11 +28,11 @@ struct Latencies(Vec<Duration>);
 // === impl Side ===
 
 impl Side {
-    fn new(sandbox: &Arc<Sandbox>, kind: &str, arguments: &[(&str, &str)], time: Duration) -> Self {
+    fn new(sandbox: &Arc<Sandbox>, kind: &str, arguments: &[(&str, &str)], time: Duration, isolated: bool) -> Self {
         let module = sandbox.load(&guest("probe")).unwrap();
         let services: Arc<dyn Services> = Arc::new(Remembering::default());
         let limits = Limits { time, ..Limits::default() };
-        let handler = sandbox.handler(&module, Spec { limits, ..spec() }, services).unwrap();
+        let handler = sandbox.handler(&module, Spec { limits, isolated, ..spec() }, services).unwrap();
         let (done, back) = unbounded_channel();
         Self { handler, event: Arc::new(event(kind, arguments)), done, back, under_way: 0 }
     }
@@ -123,8 +125,8 @@ fn it_is_served_almost_as_if_it_were_alone() {
     let time = Duration::from_secs(if strict { 30 } else { 2 });
     let sandbox = sandbox(0);
     let workers = Workers::start(Arc::clone(&sandbox));
-    let mut good = Side::new(&sandbox, "ok", &[], Duration::from_secs(10));
-    let mut bad = Side::new(&sandbox, "spin", &[], Duration::from_millis(200));
+    let mut good = Side::new(&sandbox, "ok", &[], Duration::from_secs(10), false);
+    let mut bad = Side::new(&sandbox, "spin", &[], Duration::from_millis(200), false);
     let rate = solo_rate(&workers, &mut good, time / 4) / 2.0;
     let mut alone = paced(&workers, &mut good, None, rate, time);
     let mut beside = paced(&workers, &mut good, Some(&mut bad), rate, time);
@@ -136,4 +138,68 @@ fn it_is_served_almost_as_if_it_were_alone() {
     );
     let most = if strict { p99 * 2 } else { p99 * 20 + Duration::from_millis(200) };
     assert!(p99_beside <= most, "p99 is {p99:?} alone and {p99_beside:?} beside");
+}
+
+#[test]
+fn one_whose_calls_have_a_process_of_their_own_leaves_the_processor_to_it_as_well() {
+    let isolator = isolator();
+    let settings = Settings { isolator: Some(isolator.clone()), ..Settings::default() };
+    let sandbox = Sandbox::new(&settings).unwrap();
+    let workers = Workers::start(Arc::clone(&sandbox));
+    let mut good = Side::new(&sandbox, "ok", &[], Duration::from_secs(10), false);
+    let mut bad = Side::new(&sandbox, "spin", &[], Duration::from_millis(200), true);
+    // Its first call is stopped for its time.
+    bad.submit(&workers, 1);
+    let begun = Instant::now();
+    while bad.collect(|_| {}) == 0 {
+        assert!(begun.elapsed() < BOUND);
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    let used = || children(isolator.id()).into_iter().map(processor).sum::<Duration>();
+    let (before, begun, mut called) = (used(), Instant::now(), 0);
+    let time = Duration::from_secs(3);
+    while begun.elapsed() < time {
+        if good.under_way < 64 {
+            good.submit(&workers, 64);
+        }
+        if bad.under_way < 4 {
+            bad.submit(&workers, 4);
+        }
+        called += good.collect(|_| {});
+        bad.collect(|_| {});
+        std::thread::park_timeout(Duration::from_micros(500));
+    }
+    let took = used().saturating_sub(before);
+    assert!(called > 0 && took < time / 4, "it took {took:?} of {time:?}");
+}
+
+#[test]
+fn a_slow_call_in_a_process_of_its_own_keeps_no_core_from_it() {
+    let isolator = isolator();
+    let settings = Settings { threads: 1, isolator: Some(isolator.clone()), ..Settings::default() };
+    let sandbox = Sandbox::new(&settings).unwrap();
+    let workers = Workers::start(Arc::clone(&sandbox));
+    let mut good = Side::new(&sandbox, "ok", &[], Duration::from_secs(10), false);
+    let mut slow = Side::new(&sandbox, "spin", &[], BOUND, true);
+    slow.submit(&workers, 1);
+    // It is called.
+    std::thread::park_timeout(Duration::from_millis(200));
+    good.submit(&workers, 10);
+    let (begun, mut back) = (Instant::now(), 0);
+    while back < 10 {
+        assert!(begun.elapsed() < BOUND / 2, "they wait for a call that takes {BOUND:?}");
+        back += good.collect(|_| {});
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    assert_eq!(slow.collect(|_| {}), 0, "it goes on");
+    children(isolator.id()).into_iter().for_each(|worker| signal(worker, "KILL"));
+}
+
+/// The processors' time of a process so far.
+fn processor(process: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let (_, rest) = stat.rsplit_once(") ").unwrap();
+    let ticks: u64 = rest.split(' ').skip(11).take(2).map(|time| time.parse::<u64>().unwrap()).sum();
+    // A hundred in a second, on every Linux.
+    Duration::from_millis(ticks * 10)
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sandbar::event::{Verdict, code};
-use sandbar::sandbox::{Limits, Ran, Services};
+use sandbar::sandbox::{Isolator, Limits, Module, Ran, Sandbox, Services, Settings, Spec};
 
 use super::case::{self, Case};
-use crate::sandbox::support::{Remembering, bounded, called, event, guest, sandbox, spec};
+use crate::sandbox::compiling::children;
+use crate::sandbox::support::{Remembering, bounded, called, event, guest, isolator, spec};
 
 /// Set for the process that does it: other tests beside it would grow it too.
 const ALONE: &str = "HOSTILE_ALONE";
@@ -19,6 +20,9 @@ const REPETITIONS: usize = 300;
 
 /// A refusal costs the reading of megabytes; one that leaves something behind shows sooner.
 const REFUSALS: usize = 20;
+
+/// One of so many calls is made once more in a process of its own.
+const SHARE_APART: usize = 10;
 
 /// Calls before memory is looked at: pools and caches have filled up then.
 const WARM_UP: usize = 100;
@@ -45,7 +49,9 @@ fn repeat_all() {
     let repetitions = std::env::var("HOSTILE_REPETITIONS").map_or(REPETITIONS, |text| text.parse().unwrap());
     let only = std::env::var("HOSTILE_CASE").ok();
     let wanted = |case: &Case| !case.line && only.as_ref().is_none_or(|only| *only == case.name);
-    let sandbox = sandbox(2);
+    let isolator = isolator();
+    let settings = Settings { threads: 2, isolator: Some(isolator.clone()), ..Settings::default() };
+    let sandbox = Sandbox::new(&settings).unwrap();
     let module = sandbox.load(&guest("probe")).unwrap();
     let neighbour = sandbox.handler(&module, spec(), Arc::new(Remembering::default())).unwrap();
     for case in case::all().into_iter().filter(wanted) {
@@ -54,8 +60,14 @@ fn repeat_all() {
         let (times, growth) = match case.is_refused() {
             true => refuse(&sandbox, &case, repetitions),
             false => {
-                let sandbox = Arc::clone(&sandbox);
-                repeat(sandbox, case, repetitions)
+                let module = sandbox.load(&case.wasm()).unwrap();
+                let apart = (repetitions / SHARE_APART).max(1);
+                let case = Arc::new(case);
+                let (_, in_worker) = repeat(&sandbox, &module, (&case, true), apart, &|| of_workers(&isolator));
+                let (times, growth) = repeat(&sandbox, &module, (&case, false), repetitions, &resident);
+                let most = (GROWTH * apart as u64 / 10_000).max(NOISE);
+                assert!(in_worker < most, "{name}: its worker has grown by {in_worker} bytes in {apart} calls");
+                (times, growth)
             }
         };
         let per_call = begun.elapsed() / u32::try_from(times).unwrap_or(1);
@@ -66,20 +78,24 @@ fn repeat_all() {
     }
 }
 
-/// Calls a case so often; says how often, and by how much the process grew.
-fn repeat(sandbox: Arc<sandbar::sandbox::Sandbox>, case: Case, repetitions: usize) -> (usize, u64) {
-    let module = sandbox.load(&case.wasm()).unwrap();
+/// Calls a case so often; says how often, and by how much what is looked at grew.
+fn repeat(
+    sandbox: &Arc<Sandbox>,
+    module: &Module,
+    (case, isolated): (&Arc<Case>, bool),
+    repetitions: usize,
+    resident: &dyn Fn() -> u64,
+) -> (usize, u64) {
     let services = Arc::new(Remembering::default());
-    let mut spec = case.spec();
+    let mut spec = Spec { isolated, ..case.spec() };
     spec.limits = Limits { time: WALL, ..spec.limits };
-    let handler = sandbox.handler(&module, spec, Arc::clone(&services) as Arc<dyn Services>).unwrap();
-    let case = Arc::new(case);
+    let handler = sandbox.handler(module, spec, Arc::clone(&services) as Arc<dyn Services>).unwrap();
     let mut before = 0;
     for round in 0..repetitions {
         if round == WARM_UP.min(repetitions / 2) {
             before = resident();
         }
-        let (sandbox, handler, event) = (Arc::clone(&sandbox), Arc::clone(&handler), case.event());
+        let (sandbox, handler, event) = (Arc::clone(sandbox), Arc::clone(&handler), case.event());
         let ran = match round {
             0 => bounded(move || sandbox.call(&handler, &event, 1, false)),
             _ => sandbox.call(&handler, &event, 1, false),
@@ -112,9 +128,18 @@ fn refuse(sandbox: &sandbar::sandbox::Sandbox, case: &Case, repetitions: usize) 
     (times, resident().saturating_sub(before))
 }
 
+/// Bytes of the processes in which isolated calls run.
+fn of_workers(isolator: &Isolator) -> u64 {
+    children(isolator.id()).into_iter().map(|worker| resident_of(&worker.to_string())).sum()
+}
+
 /// Bytes of this process that are in memory.
 fn resident() -> u64 {
-    let text = fs::read_to_string("/proc/self/statm").unwrap();
+    resident_of("self")
+}
+
+fn resident_of(process: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{process}/statm")).unwrap();
     let pages: u64 = text.split(' ').nth(1).unwrap().parse().unwrap();
     pages * 4_096
 }

@@ -9,11 +9,19 @@ use crate::support::host::Bench;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_case_is_a_dead_letter_with_its_code_and_the_neighbour_is_served() {
+    let code = Bench::new();
+    // The second time nothing is compiled.
+    for isolation in ["none", "process"] {
+        all_at_once(isolation, &code.path("code")).await;
+    }
+}
+
+async fn all_at_once(isolation: &str, code: &std::path::Path) {
     let bench = Bench::new();
     let url = format!("sqlite:{}", bench.path("bus.db").display());
     let bus = open(&url).await;
     let cases: Vec<_> = case::all().into_iter().filter(|case| !case.is_refused()).collect();
-    let mut config = format!("[bus]\nurl = {url:?}\n{}", handler("neighbour"));
+    let mut config = format!("[host]\ncode_cache = {code:?}\n[bus]\nurl = {url:?}\n{}", handler("neighbour"));
     config.push_str("[handler.grants]\nkeys = true\n");
     fs::create_dir(bench.path("modules")).unwrap();
     let module = |name: &str| bench.path("modules").join(format!("{name}.wasm"));
@@ -21,7 +29,7 @@ async fn every_case_is_a_dead_letter_with_its_code_and_the_neighbour_is_served()
     for case in &cases {
         fs::write(module(&case.name), case.wasm()).unwrap();
         let settings = case.settings();
-        write!(config, "{}{settings}", handler(&case.name)).unwrap();
+        write!(config, "{}isolation = {isolation:?}\n{settings}", handler(&case.name)).unwrap();
         let draft = Draft::new(if case.kind.is_empty() { "any" } else { &case.kind });
         let draft = case.headers.iter().fold(draft, |draft, (name, value)| draft.header(name, value));
         publish(&bus, &case.name, &[draft]).await;

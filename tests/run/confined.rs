@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::*;
-use crate::sandbox::compiling::{BLOCKS, child_of, is_over, slow, stop_at_work};
+use crate::sandbox::compiling::{BLOCKS, beside, child_of, is_over, slow, stop_at_work};
 use crate::support::host::{guest, landlock, without};
 
 /// A line of `/proc/PID/status`, of every thread.
@@ -168,7 +168,7 @@ fn a_host_that_is_killed_leaves_no_compiler_behind() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace(&format!("module = {:?}", guest("probe")), "module = \"slow.wasm\"")).unwrap();
     let host = bench.run(&config, &[]);
-    let compiler = child_of(host.id());
+    let compiler = beside(host.id(), "compile-server");
     let child = child_of(compiler);
     stop_at_work(child);
     host.kill();

@@ -45,7 +45,7 @@ fn refused(sandbox: &Sandbox, wasm: &[u8]) -> LoadError {
 }
 
 /// Processes whose parent is this one.
-fn children(parent: u32) -> Vec<u32> {
+pub(crate) fn children(parent: u32) -> Vec<u32> {
     let path = format!("/proc/{parent}/task/{parent}/children");
     let text = std::fs::read_to_string(path).unwrap_or_default();
     text.split_whitespace().map(|id| id.parse().unwrap()).collect()
@@ -59,6 +59,19 @@ pub(crate) fn child_of(parent: u32) -> u32 {
             return child;
         }
         assert!(begun.elapsed() < BOUND, "{parent} has the children {:?}", children(parent));
+        std::thread::yield_now();
+    }
+}
+
+/// The process beside a host that was started with this word, once there is one.
+pub(crate) fn beside(host: u32, word: &str) -> u32 {
+    let begun = Instant::now();
+    let is_it = |id: &u32| std::fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.contains(word));
+    loop {
+        if let Some(found) = children(host).into_iter().find(is_it) {
+            return found;
+        }
+        assert!(begun.elapsed() < BOUND, "{host} has the children {:?}", children(host));
         std::thread::yield_now();
     }
 }

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sandbar::event::{Effects, Event, Fields, KeyList, Metadata, Outgoing, Payload, Verdict, Versioned};
 use sandbar::sandbox::{
-    Draft, DraftError, Grants, Handler, Limits, Module, Prepared, PublishGrant, Ran, Sandbox, Secret, Secrets,
-    Services, Settings, Spec, Unread,
+    Draft, DraftError, Grants, Handler, Isolator, Limits, Module, Prepared, PublishGrant, Ran, Sandbox, Secret,
+    Secrets, Services, Settings, Spec, Unread,
 };
+
+use crate::support::host::binary;
 
 /// The component of a test guest.
 pub(crate) fn guest(name: &str) -> Vec<u8> {
@@ -25,7 +27,7 @@ pub(crate) fn guest(name: &str) -> Vec<u8> {
 pub(crate) fn shared() -> &'static (Arc<Sandbox>, Module) {
     static SHARED: OnceLock<(Arc<Sandbox>, Module)> = OnceLock::new();
     SHARED.get_or_init(|| {
-        let sandbox = sandbox(2);
+        let sandbox = apart(2);
         let module = sandbox.load(&guest("probe")).unwrap();
         (sandbox, module)
     })
@@ -35,12 +37,24 @@ pub(crate) fn sandbox(threads: usize) -> Arc<Sandbox> {
     Sandbox::new(&Settings { threads, secret: Some(Secret::new(b"of the tests")), ..Settings::default() }).unwrap()
 }
 
+/// The same with a process that makes others, for handlers that are isolated.
+pub(crate) fn apart(threads: usize) -> Arc<Sandbox> {
+    let (secret, isolator) = (Some(Secret::new(b"of the tests")), Some(isolator()));
+    Sandbox::new(&Settings { threads, secret, isolator, ..Settings::default() }).unwrap()
+}
+
+/// A process that makes others.
+pub(crate) fn isolator() -> Isolator {
+    Isolator::start(&binary()).unwrap()
+}
+
 pub(crate) fn spec() -> Spec {
     Spec {
         name: "probe".into(),
         group: "probe-group".into(),
         max_attempts: 5,
         reuse: 0,
+        isolated: false,
         limits: Limits { time: Duration::from_secs(20), ..Limits::default() },
         grants: Grants::default(),
     }

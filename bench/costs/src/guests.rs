@@ -78,6 +78,7 @@ impl Call {
             group: guest.into(),
             max_attempts: 5,
             reuse: 0,
+            isolated: false,
             limits: Limits { time: TIME, ..Limits::default() },
             grants,
         };

@@ -98,15 +98,8 @@ impl Findings {
         // Nothing is called, so one place in the pool is enough.
         let (secret, code_cache) = (config.host.secret.clone(), config.host.code_cache.clone());
         let compiling = compiler(config)?;
-        let settings = sandbox::Settings {
-            threads: 1,
-            max_memory,
-            secret,
-            reuse: false,
-            code_cache,
-            compiling,
-            http_ca_file: None,
-        };
+        let settings =
+            sandbox::Settings { threads: 1, max_memory, secret, code_cache, compiling, ..Default::default() };
         let sandbox = match Sandbox::new(&settings) {
             Ok(sandbox) => sandbox,
             Err(error) => {

@@ -12,7 +12,7 @@ use sandbar::pipeline::{self, Control, Observer, Outcome, Record, Summary, Tally
 use serde_json::json;
 
 use super::run::{document, exit_of_start};
-use super::{Exit, Failure, compiler, open, out, publish};
+use super::{Exit, Failure, compiler, isolator_of, open, out, publish};
 
 /// Where the built guests are, if not where the demo's configuration says.
 const GUESTS: &str = "SANDBAR_GUESTS";
@@ -84,6 +84,7 @@ fn config(args: &Args, scratch: &Path) -> Result<Config, Failure> {
     })?;
     config.bus.url = format!("sqlite:{}", scratch.join("demo.db").display());
     config.host.compiling = compiler(&config)?;
+    config.host.isolator = isolator_of(&config.handlers)?;
     for handler in &mut config.handlers {
         if let (Some(dir), Some(file)) = (&guests, handler.module.file_name()) {
             handler.module = dir.join(file);

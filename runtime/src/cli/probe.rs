@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 
-use sandbar::sandbox::{CompileLimits, confine_as_compiler};
+use sandbar::sandbox::{CompileLimits, confine_as_compiler, confine_as_worker};
 
 use super::{ConfigArgs, Exit, Failure, harden, out};
 
@@ -32,6 +32,8 @@ enum Role {
     Host,
     /// As a process that compiles a module
     Compiler,
+    /// As a process in which the calls of an isolated handler run
+    Worker,
     /// Not at all
     Nothing,
 }
@@ -45,12 +47,14 @@ pub(super) fn run(args: &Args) -> Result<Exit, Failure> {
         Role::Compiler => {
             confine_as_compiler(&CompileLimits::default()).map_err(|error| Failure::new(Exit::Refused, error))?;
         }
+        Role::Worker => confine_as_worker().map_err(|error| Failure::new(Exit::Refused, error))?,
         Role::Nothing => {}
     }
     let beside = args.file.with_extension("made");
     tell("read", File::open(&args.file).map(drop))?;
     tell("write", fs::write(&beside, b""))?;
     tell("list", fs::read_dir(beside.parent().unwrap_or(&beside)).map(drop))?;
+    tell("make", fs::create_dir(args.file.with_extension("folder")))?;
     tell("listen", TcpListener::bind("127.0.0.1:0").map(drop))?;
     // Nobody is there: who is let through is turned away at the other end.
     tell("connect", TcpStream::connect("127.0.0.1:1").map(drop))?;

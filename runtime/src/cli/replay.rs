@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::run::{Signals, exit_of_start};
-use super::{ConfigArgs, Exit, Failure, compiler, decoder, out};
+use super::{ConfigArgs, Exit, Failure, compiler, decoder, isolator_of, out};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -66,6 +66,7 @@ pub(super) async fn run(args: Args) -> Result<Exit, Failure> {
     config.host.compiling = compiler(&config)?;
     let handler = chosen(&config, &args)?;
     config.handlers = vec![handler];
+    config.host.isolator = isolator_of(&config.handlers)?;
     let request = Request {
         topic: args.topic.as_deref().map(Into::into),
         from: args.from,

@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{ConfigArgs, Exit, Failure, compiler, exit_of, harden, log_to_stderr, out, socket};
+use super::{ConfigArgs, Exit, Failure, compiler, exit_of, harden, isolator, log_to_stderr, out, socket};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -57,6 +57,8 @@ pub(super) fn prepare(args: Args) -> Result<Option<Ready>, Failure> {
     }
     // A confined process starts no other.
     config.host.compiling = compiler(&config)?;
+    // Also if no handler is isolated: one may be after the next reload, which is for moments when another start is not.
+    config.host.isolator = Some(isolator()?);
     harden::harden(&config)?;
     Ok(Some(Ready { args, config }))
 }
@@ -136,8 +138,9 @@ async fn reload(control: &Control, args: &Args, environment: &Environment, begun
     for handler in &mut config.handlers {
         handler.group.join_foreign = args.join_foreign;
     }
-    // There is no other: a confined process starts none.
+    // There are no others: a confined process starts none.
     config.host.compiling = begun.host.compiling.clone();
+    config.host.isolator = begun.host.isolator.clone();
     if let Some(error) = harden::misses(begun, &config) {
         tracing::error!(error, "the configuration is not taken over");
         return;

@@ -186,6 +186,7 @@ impl Handler<'_> {
                 "enabled": self.enabled,
                 "topic": &***topic,
                 "group": self.settings.group.name,
+                "isolation": if self.settings.spec.isolated { "process" } else { "none" },
                 "exists": status.exists,
                 "lag": status.lag,
                 "pending": status.pending,

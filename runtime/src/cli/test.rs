@@ -11,7 +11,7 @@ use sandbar::pipeline::selftest::{Bench, Fixture, Invalid, Outcome, Tried, folde
 use sandbar::sandbox::{self, Module, Sandbox, limits};
 use serde_json::{Value, json};
 
-use super::{ConfigArgs, Exit, Failure, decoder, out};
+use super::{ConfigArgs, Exit, Failure, decoder, isolator_of, out};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -96,6 +96,7 @@ fn prepare(
     let bench = match handler {
         Some((config, handler)) => {
             settings.max_memory = handler.spec.limits.memory;
+            settings.isolator = isolator_of(std::slice::from_ref(handler))?;
             Bench::of(config, handler, Arc::new(decoder(config)?))
         }
         None => {

@@ -228,6 +228,7 @@ fn read(
     let in_flight = section.number("in_flight", 1, MOST_IN_FLIGHT).unwrap_or(IN_FLIGHT);
     let parked_max = section.number("parked_max", 1, u64::from(u32::MAX)).unwrap_or(PARKED_MAX);
     let reuse = section.number("reuse", 0, MOST_REUSE).unwrap_or(0);
+    let isolated = section.word("isolation", &[("none", false), ("process", true)], false);
     let forms = [("json", PayloadForm::Json), ("raw", PayloadForm::Raw)];
     let payload = section.word("payload", &forms, PayloadForm::Json);
     if order == Order::Key && (key.is_none() || payload == PayloadForm::Raw) {
@@ -250,6 +251,7 @@ fn read(
         group: group_name.clone(),
         max_attempts: policy.max_attempts,
         reuse: u32::try_from(reuse).unwrap_or(u32::MAX),
+        isolated,
         limits,
         grants: given.grants,
     };

@@ -56,6 +56,7 @@ pub(super) const HANDLER: Keys = Keys {
         "lease",
         "in_flight",
         "reuse",
+        "isolation",
         "payload",
         "parked_max",
         "dead_letters_max",

@@ -210,7 +210,7 @@ impl Bench {
                 };
                 let limits = sandbox::Limits::default();
                 let name = NOBODY.to_owned();
-                Spec { name: name.clone(), group: name, max_attempts: 5, reuse: 0, limits, grants }
+                Spec { name: name.clone(), group: name, max_attempts: 5, reuse: 0, isolated: false, limits, grants }
             }
         };
         spec.reuse = 0;

@@ -40,6 +40,11 @@ pub(super) fn run(
     let started = Instant::now();
     let about = (attempt, replayed);
     let handling = hand.handling;
+    if let Some(apart) = &handling.apart {
+        // The monitor tells whoever holds a core too long, whichever process computes.
+        let _running = sandbox.monitor.enter();
+        return apart.run(handling, event, about, waiting);
+    }
     let state = State::new(Arc::clone(handling), Arc::clone(event), about, started, waiting);
     let mut guest = match hand.take(state) {
         Ok(guest) => guest,
@@ -67,6 +72,14 @@ pub(super) fn run(
         Ok(Err(error)) => sort(&error, state),
         Err(panic) => Ok(panicked(state, panic.as_ref())),
     };
+    let ran = close(state, verdict, started);
+    hand.keep(over);
+    ran
+}
+
+/// What comes of a call that is over: its verdict, or the host's own trouble as an error.
+pub(super) fn close(state: &mut State, verdict: Result<Verdict, String>, started: Instant) -> Ran {
+    let handling = &state.handling;
     match &verdict {
         Ok(Verdict::Retry { code, .. }) if code == code::TIME_LIMIT => handling.overruns.add(),
         Ok(_) => handling.overruns.pay(),
@@ -78,7 +91,7 @@ pub(super) fn run(
         (Ok(Verdict::Retry { .. } | Verdict::Reject { .. }), Some(trouble)) => Err(trouble),
         (verdict, _) => verdict,
     };
-    let ran = match verdict {
+    match verdict {
         Ok(verdict) => {
             let effects = match verdict {
                 Verdict::Done => state.take_effects(),
@@ -87,9 +100,7 @@ pub(super) fn run(
             Ran::Called { verdict, effects, elapsed: started.elapsed() }
         }
         Err(trouble) => Ran::NotCalled(trouble),
-    };
-    hand.keep(over);
-    ran
+    }
 }
 
 fn prepared(mut store: Store<State>, limits: &Limits) -> Store<State> {
@@ -127,9 +138,7 @@ fn sort(error: &wasmtime::Error, state: &State) -> Result<Verdict, String> {
     }
     let spec = &state.handling.spec;
     if matches!(error.downcast_ref(), Some(Stop::Time)) || matches!(error.downcast_ref(), Some(Trap::Interrupt)) {
-        let limit = spec.limits.time;
-        let reason = format!("the call ran longer than {limit:?}; more: [handler.limits] time = \"{:?}\"", limit * 2);
-        return Ok(retry(code::TIME_LIMIT, &reason));
+        return Ok(too_long(&spec.limits));
     }
     if state.meter.refused() {
         let limit = spec.limits.memory;
@@ -167,6 +176,13 @@ fn told(verdict: Verdict, state: &State) -> Verdict {
         }
         Verdict::Done => Verdict::Done,
     }
+}
+
+/// The verdict on a call that was stopped for its time.
+pub(super) fn too_long(limits: &Limits) -> Verdict {
+    let (limit, more) = (limits.time, limits.time.saturating_mul(2));
+    let reason = format!("the call ran longer than {limit:?}; more: [handler.limits] time = \"{more:?}\"");
+    retry(code::TIME_LIMIT, &reason)
 }
 
 /// What to say if one of the limits was hit that share a code.
@@ -232,7 +248,7 @@ const PANICKED: &str = "panicked at ";
 const FRAMES: usize = 6;
 
 /// A bug of ours: the guest's call is over, the host is not.
-fn panicked(state: &State, panic: &(dyn Any + Send)) -> Verdict {
+pub(super) fn panicked(state: &State, panic: &(dyn Any + Send)) -> Verdict {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = text.unwrap_or("no message");
     tracing::error!(
@@ -243,7 +259,7 @@ fn panicked(state: &State, panic: &(dyn Any + Send)) -> Verdict {
     retry(code::TRAP, &format!("a host function panicked: {text}"))
 }
 
-fn retry(code: &str, reason: &str) -> Verdict {
+pub(super) fn retry(code: &str, reason: &str) -> Verdict {
     Verdict::Retry { code: code.to_owned(), reason: text::line(reason, limits::REASON_BYTES), after: None }
 }
 

@@ -11,24 +11,21 @@ use std::fs::File;
 use std::io::{self, Read, Write as _};
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::available_parallelism;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use super::confine;
 use super::modules::{LoadError, chain, refused};
-use super::{call, limits};
+use super::{call, limits, process};
 
-mod cell;
-mod process;
+pub(super) mod cell;
 mod server;
 
 pub use server::serve;
@@ -100,9 +97,6 @@ type Header = [u64; 4];
 /// Beyond what a module may take, for the processes themselves.
 const SLACK: Duration = Duration::from_secs(30);
 
-/// How long a compiler may take to end when it is told to.
-const FAREWELL: Duration = Duration::from_secs(2);
-
 // === impl CompileLimits ===
 
 impl Default for CompileLimits {
@@ -159,24 +153,12 @@ impl Compiler {
     ///
     /// If the process cannot be started.
     pub fn start(program: &Path, limits: CompileLimits) -> io::Result<Self> {
-        let (ours, theirs) = UnixStream::pair()?;
+        let threads = available_parallelism().map_or(1, NonZeroUsize::get).min(limits::COMPILE_THREADS);
+        // The allocator would take a large piece of address space at once, of which nothing could be bounded.
+        let told = [("MIMALLOC_ARENA_RESERVE", "16MiB"), ("RAYON_NUM_THREADS", &threads.to_string())];
+        let (ours, child) = process::beside(program, COMMAND, &told)?;
         ours.set_read_timeout(Some(limits.wall().saturating_add(SLACK)))?;
         ours.set_write_timeout(Some(SLACK))?;
-        let threads = available_parallelism().map_or(1, NonZeroUsize::get).min(limits::COMPILE_THREADS);
-        let child = Command::new(program)
-            .arg0("sandbar")
-            .arg(COMMAND)
-            .env_clear()
-            // The allocator would take a large piece of address space at once, of which nothing could be bounded.
-            .env("MIMALLOC_ARENA_RESERVE", "16MiB")
-            .env("RAYON_NUM_THREADS", threads.to_string())
-            .current_dir("/")
-            // What a terminal sends to the host's group is not meant for it.
-            .process_group(0)
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?;
         let link = Some(File::from(OwnedFd::from(ours)));
         let id = child.id();
         let process = Mutex::new(Process { link, child, greeted: false });
@@ -244,15 +226,10 @@ impl std::fmt::Debug for Compiler {
 // === impl Process ===
 
 impl Drop for Process {
-    /// It ends by itself once nobody holds the other end of its socket, and takes its child with it. A signal might be
-    /// refused by then.
+    /// It ends by itself once nobody holds the other end of its socket, and takes its child with it.
     fn drop(&mut self) {
         drop(self.link.take());
-        let begun = Instant::now();
-        // It is gone in a millisecond. One that hangs is left to the system.
-        while matches!(self.child.try_wait(), Ok(None)) && begun.elapsed() < FAREWELL {
-            std::thread::park_timeout(Duration::from_millis(1));
-        }
+        process::wait_briefly(&mut self.child);
     }
 }
 

@@ -153,6 +153,15 @@ pub fn bound(time: Duration, memory: u64, files: u64) -> Result<(), Error> {
     // What ignores the first signal is killed a second later.
     limit(libc::RLIMIT_CPU, seconds, seconds.saturating_add(1), "bound the processor's time")?;
     limit(libc::RLIMIT_AS, memory, memory, "bound the memory")?;
+    bound_files(files)
+}
+
+/// Bounds the open files alone. It may write no file and leave no core behind.
+///
+/// # Errors
+///
+/// If it is above what it may have.
+pub fn bound_files(files: u64) -> Result<(), Error> {
     limit(libc::RLIMIT_FSIZE, 0, 0, "bound the size of files")?;
     limit(libc::RLIMIT_CORE, 0, 0, "bound the size of cores")?;
     limit(libc::RLIMIT_NOFILE, files, files, "bound the number of open files")

@@ -69,6 +69,11 @@ impl Prepared {
         Ok(Self { pre, handle })
     }
 
+    /// What is linked.
+    pub(super) fn component(&self) -> &Component {
+        self.pre.component()
+    }
+
     /// Makes an instance in a store that has none, and finds what to call.
     pub(super) fn instantiate(&self, store: &mut Store<State>) -> wasmtime::Result<Func> {
         let instance = self.pre.instantiate(&mut *store)?;
@@ -142,7 +147,7 @@ fn verdict(failure: types::Failure, secrets: &Secrets, most: usize) -> Verdict {
 }
 
 /// The code of a rejection whose own is not fit for one.
-const REJECTED: &str = "rejected";
+pub(super) const REJECTED: &str = "rejected";
 
 // === impl State ===
 

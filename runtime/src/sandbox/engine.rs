@@ -5,10 +5,13 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::available_parallelism;
 
+use sha2::{Digest as _, Sha256};
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
 
 use super::cache::Cache;
 use super::compile::Compiling;
+use super::host::Hears;
+use super::isolate::{Apart, Isolator};
 use super::modules::{Handler, Handling, LoadError, Module, chain, load};
 use super::monitor::{Monitor, Watch};
 use super::overruns::Overruns;
@@ -36,6 +39,8 @@ pub struct Settings {
     pub http_ca_file: Option<PathBuf>,
     /// Where modules are compiled that are not in the code cache.
     pub compiling: Compiling,
+    /// What makes processes for the calls of handlers with [`Spec::isolated`]; without, none can be set up.
+    pub isolator: Option<Isolator>,
 }
 
 /// Bytes that only the operator knows, and whom the operator tells: a seed, or a handler's password. They are never
@@ -48,6 +53,7 @@ pub struct Sandbox {
     pub(super) engine: Engine,
     cache: Option<Cache>,
     compiling: Compiling,
+    isolator: Option<Isolator>,
     pub(super) monitor: Monitor,
     secret: Secret,
     pub(super) slots: usize,
@@ -59,10 +65,10 @@ pub struct Sandbox {
 }
 
 /// What the pool has places for.
-struct Room {
-    calls: usize,
+pub(super) struct Room {
+    pub(super) calls: usize,
     /// Memories of one component.
-    memories: u32,
+    pub(super) memories: u32,
 }
 
 /// Why the sandbox or a handler cannot be set up.
@@ -114,6 +120,14 @@ pub enum Error {
         /// What the module starts with.
         first: String,
     },
+    /// A handler's calls cannot have processes of their own.
+    #[error("the calls of {name:?} cannot have processes of their own (isolation = \"process\"): {why}")]
+    Isolation {
+        /// The handler.
+        name: String,
+        /// Why.
+        why: String,
+    },
 }
 
 // === impl Settings ===
@@ -128,6 +142,7 @@ impl Default for Settings {
             code_cache: None,
             http_ca_file: None,
             compiling: Compiling::default(),
+            isolator: None,
         }
     }
 }
@@ -145,6 +160,12 @@ impl Secret {
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         &self.0
+    }
+
+    /// What one group has of it: it says nothing of another's.
+    fn of(&self, group: &str) -> Self {
+        let hash = Sha256::new().chain_update((self.0.len() as u64).to_le_bytes()).chain_update(&self.0);
+        Self::new(&hash.chain_update(group).finalize())
     }
 
     fn made_up() -> Self {
@@ -183,14 +204,12 @@ impl Sandbox {
     }
 
     fn with_room(settings: &Settings, room: Room) -> Result<Arc<Self>, Error> {
-        let slots = cores(settings);
-        // Places are whole pages, and never so small that an ordinary module would not load at all.
-        let max_memory = settings.max_memory.clamp(limits::MEMORY, limits::MEMORY_CEILING).next_multiple_of(64 << 10);
-        let engine = Engine::new(&config(&room, max_memory)).map_err(|error| Error::Pool {
-            slots: room.calls,
-            memory: call::mebibytes(max_memory),
-            text: chain(&error),
-        })?;
+        Self::around(engine(settings, &room)?, settings)
+    }
+
+    /// The same around an engine of these settings: it starts a thread.
+    pub(super) fn around(engine: Engine, settings: &Settings) -> Result<Arc<Self>, Error> {
+        let (slots, max_memory) = (cores(settings), place(settings));
         let cache = settings.code_cache.as_deref().and_then(|path| open(path, &engine, settings.secret.as_ref()));
         let monitor = Monitor::start(engine.clone())?;
         let shelves = Arc::new(Shelves::new(kept(settings)));
@@ -198,8 +217,20 @@ impl Sandbox {
         monitor.watch(watch);
         let secret = settings.secret.clone().unwrap_or_else(Secret::made_up);
         let (http_ca_file, http) = (settings.http_ca_file.clone(), Mutex::default());
-        let compiling = settings.compiling.clone();
-        Ok(Arc::new(Self { engine, cache, compiling, monitor, secret, slots, max_memory, shelves, http_ca_file, http }))
+        let (compiling, isolator) = (settings.compiling.clone(), settings.isolator.clone());
+        Ok(Arc::new(Self {
+            engine,
+            cache,
+            compiling,
+            isolator,
+            monitor,
+            secret,
+            slots,
+            max_memory,
+            shelves,
+            http_ca_file,
+            http,
+        }))
     }
 
     /// Verifies, compiles and links a component. It takes milliseconds to seconds of this thread, whichever process
@@ -274,17 +305,47 @@ impl Sandbox {
     ) -> Result<Arc<Handler>, Error> {
         self.fits(module, &spec)?;
         let outlet = self.outlet(&spec)?;
-        let secret = self.secret.clone();
+        let refused = |spec: &Spec, why: &str| Error::Isolation { name: spec.name.clone(), why: why.to_owned() };
+        let apart = match &self.isolator {
+            _ if !spec.isolated => None,
+            // Its process has no network, and nobody sends for it.
+            _ if outlet.is_some() => return Err(refused(&spec, "its grant `http` is for calls in the host's process only")),
+            Some(isolator) => Some(Apart::new(isolator.clone(), self.slots)),
+            None => return Err(refused(&spec, "no process was started that makes them")),
+        };
+        let secret = self.secret.of(&spec.group);
+        let handler = self.made(module, spec, services, secret, (apart, None, outlet), shut);
+        if let Some(apart) = &handler.handling.apart {
+            apart.open(&handler.handling).map_err(|why| refused(handler.spec(), &why))?;
+        }
+        Ok(handler)
+    }
+
+    /// Joins them where all that was looked at.
+    fn made(
+        &self,
+        module: &Module,
+        spec: Spec,
+        services: Arc<dyn Services>,
+        secret: Secret,
+        (apart, heard, outlet): (Option<Apart>, Option<Arc<dyn Hears>>, Option<Arc<http::Outlet>>),
+        shut: Arc<AtomicBool>,
+    ) -> Arc<Handler> {
         let shelf = self.shelves.shelf(spec.reuse, self.slots, &shut);
-        let handling = Arc::new(Handling {
-            module: module.clone(),
-            spec,
-            services,
-            secret,
-            outlet,
-            overruns: Overruns::default(),
-        });
-        Ok(Arc::new(Handler { handling, shut, shelf }))
+        let (module, overruns) = (module.clone(), Overruns::default());
+        let handling = Arc::new(Handling { module, spec, services, secret, outlet, apart, heard, overruns });
+        Arc::new(Handler { handling, shut, shelf })
+    }
+
+    /// The handler in the process that its calls have for themselves: this sandbox's secret is its own.
+    pub(super) fn handler_apart(
+        &self,
+        module: &Module,
+        spec: Spec,
+        services: Arc<dyn Services>,
+        heard: Arc<dyn Hears>,
+    ) -> Arc<Handler> {
+        self.made(module, spec, services, self.secret.clone(), (None, Some(heard), None), Arc::default())
     }
 
     /// What the requests of a handler go through, if it may send any.
@@ -341,6 +402,21 @@ fn cores(settings: &Settings) -> usize {
 fn open(path: &Path, engine: &Engine, secret: Option<&Secret>) -> Option<Cache> {
     let opened = Cache::open(path, engine, secret);
     opened.map_err(|error| error.tell()).ok()
+}
+
+/// The pool of a sandbox.
+pub(super) fn engine(settings: &Settings, room: &Room) -> Result<Engine, Error> {
+    let max_memory = place(settings);
+    Engine::new(&config(room, max_memory)).map_err(|error| Error::Pool {
+        slots: room.calls,
+        memory: call::mebibytes(max_memory),
+        text: chain(&error),
+    })
+}
+
+/// Bytes of a memory's place in the pool: whole pages, and never so few that an ordinary module would not load at all.
+fn place(settings: &Settings) -> u64 {
+    settings.max_memory.clamp(limits::MEMORY, limits::MEMORY_CEILING).next_multiple_of(64 << 10)
 }
 
 fn config(room: &Room, max_memory: u64) -> Config {

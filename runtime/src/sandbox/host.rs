@@ -15,7 +15,7 @@ mod keys;
 mod logs;
 mod meter;
 
-pub(super) use logs::{Level, Stream};
+pub(super) use logs::{Hears, Level, Stream};
 pub(super) use meter::Meter;
 
 /// Everything that belongs to one call: the data of its store. Meter and WASI are the instance's, if that serves another.
@@ -49,6 +49,18 @@ pub(super) trait Waiting: Send + Sync {
     /// rests whenever others have work.
     fn rests(&self, overran: bool) -> bool;
     fn goes_on(&self);
+
+    /// Rests for a moment, if it is to; says how long it was.
+    fn rest(&self, overran: bool) -> Duration {
+        if !self.rests(overran) {
+            return Duration::ZERO;
+        }
+        let begun = Instant::now();
+        // It can be woken for no reason, and then rests less.
+        thread::park_timeout(limits::OVERRUN_REST);
+        self.goes_on();
+        begun.elapsed()
+    }
 }
 
 /// Why a host call was refused; each contract version turns it into its own error.
@@ -259,16 +271,12 @@ impl State {
     }
 
     /// Rests if others need this core. The call's time stands still meanwhile: a handler that is only slow would otherwise
-    /// never come to an end again.
-    pub(super) fn make_way(&mut self) {
-        let Some(waiting) = self.waiting.as_deref() else { return };
-        if waiting.rests(self.handling.overruns.any()) {
-            let begun = Instant::now();
-            // It can be woken for no reason, and then rests less.
-            thread::park_timeout(limits::OVERRUN_REST);
-            self.deadline += begun.elapsed();
-            waiting.goes_on();
-        }
+    /// never come to an end again. Returns how long it stood still.
+    pub(super) fn make_way(&mut self) -> Duration {
+        let overran = self.handling.overruns.any();
+        let rested = self.waiting.as_deref().map_or(Duration::ZERO, |waiting| waiting.rest(overran));
+        self.deadline += rested;
+        rested
     }
 
     /// Runs `wait` with this call's core given up meanwhile.
@@ -290,7 +298,9 @@ impl State {
 
 /// Whose words the log shows.
 fn voice<'a>(handling: &'a Handling, event: &'a Event) -> logs::Voice<'a> {
-    logs::Voice { handler: &handling.spec.name, event: &event.metadata.id, secrets: &handling.spec.grants.secrets }
+    let spec = &handling.spec;
+    let (handler, secrets, heard) = (&spec.name, &spec.grants.secrets, handling.heard.as_deref());
+    logs::Voice { handler, event: &event.metadata.id, secrets, heard }
 }
 
 fn draft_bytes(draft: &Draft) -> usize {

@@ -167,6 +167,9 @@ pub const CODE_CACHE_ENTRIES: usize = 1_000;
 
 // === time ===
 
+/// A year: for what must be given an end and has none.
+pub(super) const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How often the host looks whether a running call is over its time, or holds a core too long. Only while calls run.
 pub const TICK: Duration = Duration::from_millis(1);
 

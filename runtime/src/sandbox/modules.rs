@@ -14,8 +14,9 @@ use super::cache::Cache;
 use super::compile::Compiling;
 use super::engine::Secret;
 use super::grants::{Capability, MissingGrant, missing_grants};
-use super::host::State;
+use super::host::{Hears, State};
 use super::http::Outlet;
+use super::isolate::Apart;
 use super::overruns::Overruns;
 use super::reuse::{Hand, Shelf};
 use super::trust::{Untrusted, hex};
@@ -55,9 +56,14 @@ pub(super) struct Handling {
     pub(super) module: Module,
     pub(super) spec: Spec,
     pub(super) services: Arc<dyn Services>,
+    /// Seeds its random numbers.
     pub(super) secret: Secret,
     /// Where its requests go, if it may send any.
     pub(super) outlet: Option<Arc<Outlet>>,
+    /// Where its calls run if not in this process.
+    pub(super) apart: Option<Apart>,
+    /// Who hears what it says if that is not for the log of this process.
+    pub(super) heard: Option<Arc<dyn Hears>>,
     /// Goes up with each call that was stopped for its time, and down with each other one.
     pub(super) overruns: Overruns,
 }
@@ -162,23 +168,35 @@ pub(super) fn load(
         Some(component) => component,
         None => compile(engine, compiling, wasm)?,
     };
+    let module = made(engine, &component, hex(&digest), wasm.len(), cached)?;
+    if let Some(cache) = cache.filter(|_| !cached) {
+        cache.store(&digest, &component);
+    }
+    Ok(module)
+}
+
+/// Links what is compiled.
+fn made(
+    engine: &Engine,
+    component: &Component,
+    digest: String,
+    size: usize,
+    cached: bool,
+) -> Result<Module, LoadError> {
     let ty = component.component_type();
     let imports: Vec<String> = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
     let exports: Vec<String> = ty.exports(engine).map(|(name, _)| name.to_owned()).collect();
     if !exports.iter().any(|name| name == contract_v0_1::EXPORT) {
         return Err(no_guest(&exports));
     }
-    let pre = link(engine, &component)?;
-    let contract = contract_v0_1::Prepared::new(engine, &component, pre).map_err(|error| broken(&error))?;
+    let pre = link(engine, component)?;
+    let contract = contract_v0_1::Prepared::new(engine, component, pre).map_err(|error| broken(&error))?;
     let required = component.resources_required();
-    if let Some(cache) = cache.filter(|_| !cached) {
-        cache.store(&digest, &component);
-    }
     Ok(Module {
         inner: Arc::new(Compiled {
             contract: Contract::V0_1(contract),
-            digest: hex(&digest),
-            size: wasm.len(),
+            digest,
+            size,
             cached,
             capabilities: capabilities(&imports),
             imports,
@@ -356,6 +374,33 @@ impl Module {
         self.inner.first_pages.saturating_mul(64 << 10)
     }
 
+    /// What it was compiled to, for a process of the same program.
+    pub(super) fn code(&self) -> wasmtime::Result<Vec<u8>> {
+        let Contract::V0_1(contract) = self.contract();
+        contract.component().serialize()
+    }
+
+    /// The module that [`Module::code`] of another process was asked for. Nothing is compiled, and all that has to be made
+    /// for its calls is made.
+    ///
+    /// # Safety
+    ///
+    /// The code must come from there.
+    pub(super) unsafe fn from_code(
+        engine: &Engine,
+        code: &[u8],
+        digest: String,
+        size: usize,
+    ) -> Result<Self, LoadError> {
+        // SAFETY: as above.
+        let component = unsafe { Component::deserialize(engine, code) };
+        let component = component.and_then(|component| {
+            component.initialize_copy_on_write_image()?;
+            Ok(component)
+        });
+        made(engine, &component.map_err(|error| refused(chain(&error)))?, digest, size, true)
+    }
+
     pub(super) fn contract(&self) -> &Contract {
         &self.inner.contract
     }
@@ -383,6 +428,9 @@ impl Handler {
     /// back.
     pub fn retire(&self) {
         self.shelf.close();
+        if let Some(apart) = &self.handling.apart {
+            apart.close();
+        }
     }
 
     /// What a thread calls it with, one event after the other.

@@ -267,7 +267,8 @@ mod tests {
     fn handler(sandbox: &Arc<Sandbox>, name: &str) -> Arc<Handler> {
         let module = sandbox.load(include_bytes!("../../../tests/contract/handler-0.1.0.wasm")).unwrap();
         let (limits, grants) = (Limits::default(), Grants::default());
-        let spec = Spec { name: name.into(), group: name.into(), max_attempts: 1, reuse: 0, limits, grants };
+        let spec =
+            Spec { name: name.into(), group: name.into(), max_attempts: 1, reuse: 0, isolated: false, limits, grants };
         sandbox.handler(&module, spec, Arc::new(Nothing)).unwrap()
     }
 

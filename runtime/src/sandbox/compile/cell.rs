@@ -54,36 +54,36 @@ fn compiling(process: Option<u32>) -> Vec<Call> {
         Call::when(libc::SYS_tgkill, &own),
         Call::when(libc::SYS_prctl, &[option(libc::PR_SET_NAME as u64), option(NAME_MEMORY)]),
     ];
-    calls.extend(
-        [
-            libc::SYS_brk,
-            libc::SYS_clock_gettime,
-            libc::SYS_clock_nanosleep,
-            libc::SYS_close,
-            libc::SYS_exit,
-            libc::SYS_exit_group,
-            libc::SYS_futex,
-            libc::SYS_getpid,
-            libc::SYS_getrandom,
-            libc::SYS_gettid,
-            libc::SYS_madvise,
-            libc::SYS_mremap,
-            libc::SYS_munmap,
-            libc::SYS_restart_syscall,
-            libc::SYS_rseq,
-            libc::SYS_rt_sigaction,
-            libc::SYS_rt_sigprocmask,
-            libc::SYS_rt_sigreturn,
-            libc::SYS_sched_getaffinity,
-            libc::SYS_sched_yield,
-            libc::SYS_set_robust_list,
-            libc::SYS_sigaltstack,
-            libc::SYS_write,
-        ]
-        .map(Call::any),
-    );
+    calls.extend(COMPUTING.map(Call::any));
     calls
 }
+
+/// What any program takes that computes, with memory and threads that it has: and an end.
+pub(in crate::sandbox) const COMPUTING: [i64; 23] = [
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_set_robust_list,
+    libc::SYS_sigaltstack,
+    libc::SYS_write,
+];
 
 /// What the process that serves needs beside it: a child for each module, its end, its answer.
 fn serving() -> Vec<Call> {

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsRawFd as _, FromRawFd as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::panic::AssertUnwindSafe;
 use std::process::ExitStatus;
@@ -16,7 +16,9 @@ use wasmtime::Engine;
 use super::super::confine;
 use super::super::engine::compiling as settings;
 use super::super::modules::chain;
-use super::process::{close_from, kill, more, pipe, ready, same, time_of, wait, yield_to_others};
+use super::super::process::{
+    close_from, end_now, fork, kill, link_of_host, more, pipe, ready, same, time_of, wait, yield_to_others,
+};
 use super::{CompileLimits, Header, cell, kind, tell};
 use crate::sandbox::limits;
 
@@ -25,9 +27,6 @@ const LAST_WORDS: usize = 4 << 10;
 
 /// How often a child is looked for that has closed its pipes and not ended.
 const LOOK: Duration = Duration::from_millis(1);
-
-/// A year.
-const FOR_EVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// What this process has, beside its socket.
 struct Server {
@@ -72,17 +71,7 @@ struct Ended {
 ///
 /// If standard input is no socket, or this process cannot be confined.
 pub fn serve() -> io::Result<()> {
-    // SAFETY: standard input is open (what starts a program sees to it), and nothing else here uses it.
-    let input = unsafe { OwnedFd::from_raw_fd(libc::STDIN_FILENO) };
-    let kind = rustix::fs::fstat(&input).map(|about| rustix::fs::FileType::from_raw_mode(about.st_mode))?;
-    if kind != rustix::fs::FileType::Socket {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "a host starts this, with a socket as standard input"));
-    }
-    close_from(libc::STDERR_FILENO + 1)?;
-    let mut link = File::from(input.try_clone()?);
-    // A child must not have it. Whatever standard output is, it is not needed either.
-    same(libc::STDOUT_FILENO, input.as_raw_fd())?;
-    std::mem::forget(input);
+    let mut link = File::from(link_of_host()?);
     let server = match start(link.try_clone()?) {
         Ok((server, missing)) => {
             tell(&mut link, kind::READY, missing.join(", ").as_bytes())?;
@@ -164,10 +153,9 @@ impl Server {
         let (errors, its_errors) = pipe()?;
         let parent = std::process::id();
         // SAFETY: this process has one thread, so that the copy has all there is and no lock is held by one it lacks.
-        match unsafe { libc::fork() } {
-            -1 => Err(io::Error::last_os_error()),
-            0 => self.compile(parent, request, &its_output, &its_errors),
-            child => {
+        match unsafe { fork() }? {
+            None => self.compile(parent, request, &its_output, &its_errors),
+            Some(child) => {
                 drop((its_output, its_errors));
                 self.watch(child, request, until, output, errors)
             }
@@ -181,8 +169,7 @@ impl Server {
             // Whatever this reaches is told, and nothing is lost if it reaches nobody.
             drop(writeln!(io::stderr(), "{error}"));
         }
-        // SAFETY: it ends this process; what is to be run at its end belongs to the one it is a copy of.
-        unsafe { libc::_exit(i32::from(compiled.is_err())) }
+        end_now(compiled.is_ok())
     }
 
     fn try_compile(&self, parent: u32, request: &Request, output: &File, errors: &File) -> io::Result<()> {
@@ -287,7 +274,7 @@ impl Request {
     fn until(&self) -> Instant {
         let now = Instant::now();
         // A limit that nobody lives to see is none.
-        now.checked_add(self.limits.wall()).unwrap_or(now + FOR_EVER)
+        now.checked_add(self.limits.wall()).unwrap_or(now + limits::FOR_EVER)
     }
 }
 

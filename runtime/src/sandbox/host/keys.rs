@@ -99,12 +99,21 @@ impl State {
 
     /// Keys with a prefix, this call's own writes among them.
     pub(in crate::sandbox) fn key_list(&mut self, prefix: &str, limit: u32) -> Result<Vec<String>, Refused> {
+        self.keys_listed(prefix, limit.min(limits::KEY_LIST) as usize)
+    }
+
+    /// The same for a guest in another process, which counts its own deletions there: each may hide a key that is stored.
+    pub(in crate::sandbox) fn key_list_apart(&mut self, prefix: &str, limit: usize) -> Result<Vec<String>, Refused> {
+        let deletions = self.handling.spec.limits.key_operations;
+        self.keys_listed(prefix, limit.min(deletions.saturating_add(limits::KEY_LIST as usize)))
+    }
+
+    fn keys_listed(&mut self, prefix: &str, limit: usize) -> Result<Vec<String>, Refused> {
         self.keys_granted()?;
         if !prefix.is_empty() {
             valid(prefix)?;
         }
         self.keys.count(self.handling.spec.limits.key_operations)?;
-        let limit = limit.min(limits::KEY_LIST) as usize;
         let own = || self.keys.own.range(prefix.to_owned()..).take_while(|(key, _)| key.starts_with(prefix));
         // Each own deletion can hide one stored key, so as many more are asked for.
         let hidden = own().filter(|(_, value)| value.is_none()).count();

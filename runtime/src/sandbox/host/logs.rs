@@ -29,6 +29,17 @@ pub(in crate::sandbox) struct Voice<'a> {
     pub(in crate::sandbox) handler: &'a str,
     pub(in crate::sandbox) event: &'a str,
     pub(in crate::sandbox) secrets: &'a Secrets,
+    /// Who hears it instead of the log of this process.
+    pub(in crate::sandbox) heard: Option<&'a dyn Hears>,
+}
+
+/// Takes what a guest says where this process has no log of its own.
+pub(in crate::sandbox) trait Hears: Send + Sync {
+    /// A line, clean and within what a call may say.
+    fn line(&self, level: Level, line: &str);
+
+    /// So many lines more were dropped.
+    fn dropped(&self, lines: u64);
 }
 
 /// What one call has said so far.
@@ -64,6 +75,11 @@ impl Logs {
             open: Default::default(),
             last_words: LastWords::default(),
         }
+    }
+
+    /// So many lines were dropped before they came here.
+    pub(in crate::sandbox) fn dropped(&mut self, lines: u64) {
+        self.dropped = self.dropped.saturating_add(lines);
     }
 
     fn is_full(&self) -> bool {
@@ -115,7 +131,9 @@ impl Logs {
                 self.end_line(of, stream);
             }
         }
-        if self.dropped > 0 {
+        if let Some(heard) = of.heard.filter(|_| self.dropped > 0) {
+            heard.dropped(self.dropped);
+        } else if self.dropped > 0 {
             let (dropped, lines, bytes) = (self.dropped, self.most_lines, self.most_bytes);
             let more = match self.lines >= lines {
                 true => limits::more("log_lines", lines),
@@ -192,6 +210,9 @@ fn kept(of: &Voice<'_>) -> usize {
 }
 
 fn emit(of: &Voice<'_>, level: Level, message: &str) {
+    if let Some(heard) = of.heard {
+        return heard.line(level, message);
+    }
     let (handler, event) = (of.handler, text::line(of.event, limits::CODE_BYTES * 4));
     match level {
         Level::Trace => tracing::trace!(target: TARGET, handler, event, "{message}"),
@@ -212,7 +233,7 @@ mod tests {
     }
 
     fn last_words(secrets: &Secrets, parts: &[(Option<Level>, &str)]) -> String {
-        let of = Voice { handler: "h", event: "e", secrets };
+        let of = Voice { handler: "h", event: "e", secrets, heard: None };
         let mut logs = Logs::new(&Limits::default());
         for (level, text) in parts {
             match level {
@@ -265,7 +286,7 @@ mod tests {
     fn megabytes_of_lines_are_counted_and_their_end_is_kept() {
         let mut logs = Logs::new(&Limits::default());
         let lines = 1_000_000;
-        let of = Voice { handler: "h", event: "e", secrets: &Secrets::default() };
+        let of = Voice { handler: "h", event: "e", secrets: &Secrets::default(), heard: None };
         logs.print(&of, Stream::Err, format!("{}the end", "\n".repeat(lines)).as_bytes());
         logs.finish(&of);
         assert_eq!(logs.dropped, lines as u64 + 1 - u64::from(limits::LOG_LINES));

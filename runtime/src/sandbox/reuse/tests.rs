@@ -41,6 +41,7 @@ fn handler(sandbox: &Sandbox, module: &crate::sandbox::Module, reuse: u32) -> Ar
         group: "g".into(),
         max_attempts: 5,
         reuse,
+        isolated: false,
         limits: Limits { time: Duration::from_secs(30), ..Limits::default() },
         grants: Grants { publish, ..Grants::default() },
     };
