@@ -148,17 +148,20 @@ fn every_question_has_the_same_answer() {
 #[test]
 fn limits_are_those_of_a_call_here() {
     let apart = Apart::new();
-    let limits = Limits { time: Duration::from_millis(200), memory: 64 << 20, ..Limits::default() };
-    let (handler, _) = apart.handler(Spec { limits, grants: everything(), ..spec() });
+    let limits = Limits { time: Duration::from_millis(200), ..Limits::default() };
+    let (handler, _) = apart.handler(Spec { limits, ..spec() });
     let begun = Instant::now();
     let (code, reason) = retried(apart.call(&handler, &event("spin", &[])));
     assert_eq!(code, code::TIME_LIMIT);
     assert!(reason.contains("longer than 200ms") && reason.contains("time = \"400ms\""), "{reason}");
     assert!(begun.elapsed() < BOUND);
+    assert_eq!(apart.workers().len(), 1, "its worker is there for the next call");
+    drop(handler);
+    let (handler, _) = apart.handler(spec());
+    let worker = child_of(apart.isolator.id());
     let (code, reason) = retried(apart.call(&handler, &event("hold", &[("mebibytes", "100")])));
     assert_eq!(code, code::MEMORY_LIMIT, "{reason}");
-    // The same worker has made all of them.
-    assert_eq!(apart.workers().len(), 1);
+    assert_eq!((apart.call(&handler, &event("ok", &[])), apart.workers()), (Verdict::Done, vec![worker]));
 }
 
 #[test]

@@ -203,13 +203,15 @@ impl Sandbox {
         Self::with_room(settings, Room { calls, memories: 1 })
     }
 
-    fn with_room(settings: &Settings, room: Room) -> Result<Arc<Self>, Error> {
-        Self::around(engine(settings, &room)?, settings)
-    }
-
-    /// The same around an engine of these settings: it starts a thread.
-    pub(super) fn around(engine: Engine, settings: &Settings) -> Result<Arc<Self>, Error> {
-        let (slots, max_memory) = (cores(settings), place(settings));
+    pub(super) fn with_room(settings: &Settings, room: Room) -> Result<Arc<Self>, Error> {
+        let slots = cores(settings);
+        // Places are whole pages, and never so small that an ordinary module would not load at all.
+        let max_memory = settings.max_memory.clamp(limits::MEMORY, limits::MEMORY_CEILING).next_multiple_of(64 << 10);
+        let engine = Engine::new(&config(&room, max_memory)).map_err(|error| Error::Pool {
+            slots: room.calls,
+            memory: call::mebibytes(max_memory),
+            text: chain(&error),
+        })?;
         let cache = settings.code_cache.as_deref().and_then(|path| open(path, &engine, settings.secret.as_ref()));
         let monitor = Monitor::start(engine.clone())?;
         let shelves = Arc::new(Shelves::new(kept(settings)));
@@ -402,21 +404,6 @@ fn cores(settings: &Settings) -> usize {
 fn open(path: &Path, engine: &Engine, secret: Option<&Secret>) -> Option<Cache> {
     let opened = Cache::open(path, engine, secret);
     opened.map_err(|error| error.tell()).ok()
-}
-
-/// The pool of a sandbox.
-pub(super) fn engine(settings: &Settings, room: &Room) -> Result<Engine, Error> {
-    let max_memory = place(settings);
-    Engine::new(&config(room, max_memory)).map_err(|error| Error::Pool {
-        slots: room.calls,
-        memory: call::mebibytes(max_memory),
-        text: chain(&error),
-    })
-}
-
-/// Bytes of a memory's place in the pool: whole pages, and never so few that an ordinary module would not load at all.
-fn place(settings: &Settings) -> u64 {
-    settings.max_memory.clamp(limits::MEMORY, limits::MEMORY_CEILING).next_multiple_of(64 << 10)
 }
 
 fn config(room: &Room, max_memory: u64) -> Config {

@@ -39,7 +39,6 @@ pub use server::{COMMAND, Isolator, serve};
 /// If the kernel refuses one of the measures.
 pub fn confine_as_worker() -> Result<(), confine::Error> {
     cell::serve()?;
-    cell::no_files()?;
     cell::work()
 }
 

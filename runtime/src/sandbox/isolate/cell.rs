@@ -23,7 +23,7 @@ pub(super) const NO_SECCOMP: i32 = 2;
 pub(super) fn serve() -> Result<i32, confine::Error> {
     let mut missing = 0;
     confine::no_new_privileges()?;
-    // A worker looks there for the pages that a call has written to.
+    // A worker looks there for the pages that a call has written to, as long as it may open anything.
     if confine::restrict_files(&[("/proc".into(), Access::Read)])?.contains(&"files") {
         missing |= NO_LANDLOCK;
     }
@@ -34,11 +34,6 @@ pub(super) fn serve() -> Result<i32, confine::Error> {
         done => done?,
     }
     Ok(missing)
-}
-
-/// Takes the files from a process that becomes a worker, before it has threads: they inherit that.
-pub(super) fn no_files() -> Result<(), confine::Error> {
-    confine::restrict_files(&[]).map(drop)
 }
 
 /// Confines a worker, with all of its threads: nothing is left to it but to compute, and its socket.

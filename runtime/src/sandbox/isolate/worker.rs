@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::super::engine::{Room, Sandbox, Secret, Settings, engine};
+use super::super::engine::{Room, Sandbox, Secret, Settings};
 use super::super::host::{Hears, Level, Waiting};
 use super::super::modules::{Handler, Handling, Module, chain};
 use super::super::process::end_now;
@@ -160,9 +160,7 @@ fn prepare((kind, content): &(u8, Vec<u8>), host: &Arc<Host>) -> Result<(Arc<San
         ..Settings::default()
     };
     let room = Room { calls: ROOM, memories: limits::MEMORIES };
-    let engine = engine(&settings, &room).map_err(|error| error.to_string())?;
-    cell::no_files().map_err(|error| error.to_string())?;
-    let sandbox = Sandbox::around(engine, &settings).map_err(|error| error.to_string())?;
+    let sandbox = Sandbox::with_room(&settings, room).map_err(|error| error.to_string())?;
     // SAFETY: the bytes came over the socket that came with the request for this worker, from the host, which had them
     // from `Module::code`.
     let module = unsafe { Module::from_code(&sandbox.engine, code, digest, size) };
