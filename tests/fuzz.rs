@@ -9,8 +9,10 @@ use std::time::Duration;
 
 mod targets;
 
-/// A target, the name of its folder, and how many inputs there are at least.
-const TARGETS: [(&str, fn(&[u8]), usize); 4] = [
+/// The name of its folder, what is called with each input, and how many there are at least.
+type Target = (&'static str, fn(&[u8]), usize);
+
+const TARGETS: [Target; 4] = [
     ("transcoder", targets::transcoder::run, 20),
     ("wire", targets::wire::run, 20),
     ("config", targets::config::run, 20),

@@ -130,6 +130,10 @@ pub enum Error {
     },
 }
 
+/// Where a handler's calls run if not here, who hears what it says if not the log, and where its requests go if it may send
+/// any.
+type Ways = (Option<Apart>, Option<Arc<dyn Hears>>, Option<Arc<http::Outlet>>);
+
 // === impl Settings ===
 
 impl Default for Settings {
@@ -311,7 +315,9 @@ impl Sandbox {
         let apart = match &self.isolator {
             _ if !spec.isolated => None,
             // Its process has no network, and nobody sends for it.
-            _ if outlet.is_some() => return Err(refused(&spec, "its grant `http` is for calls in the host's process only")),
+            _ if !spec.grants.http.urls.is_empty() => {
+                return Err(refused(&spec, "its grant `http` is for calls in the host's process only"));
+            }
             Some(isolator) => Some(Apart::new(isolator.clone(), self.slots)),
             None => return Err(refused(&spec, "no process was started that makes them")),
         };
@@ -330,7 +336,7 @@ impl Sandbox {
         spec: Spec,
         services: Arc<dyn Services>,
         secret: Secret,
-        (apart, heard, outlet): (Option<Apart>, Option<Arc<dyn Hears>>, Option<Arc<http::Outlet>>),
+        (apart, heard, outlet): Ways,
         shut: Arc<AtomicBool>,
     ) -> Arc<Handler> {
         let shelf = self.shelves.shelf(spec.reuse, self.slots, &shut);

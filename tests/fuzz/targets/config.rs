@@ -9,9 +9,8 @@ use sandbar::config::{Config, Environment};
 use tempfile::TempDir;
 
 /// In memory where that can be had: some file systems write what replaces a file to the disk at once.
-static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary folder")
-});
+static FOLDER: LazyLock<TempDir> =
+    LazyLock::new(|| tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a temporary folder"));
 
 /// The input is the file. Lines `#env NAME=VALUE` in it are the environment.
 pub fn run(input: &[u8]) {

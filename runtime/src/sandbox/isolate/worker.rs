@@ -12,7 +12,7 @@ use super::super::host::{Hears, Level, Waiting};
 use super::super::modules::{Handler, Handling, Module, chain};
 use super::super::process::end_now;
 use super::super::{
-    Draft, DraftError, Grants, Limits, Prepared, PublishGrant, Ran, Secrets, Services, Spec, Unread, call, limits,
+    Draft, DraftError, Grants, Http, Limits, Prepared, PublishGrant, Ran, Secrets, Services, Spec, Unread, call, limits,
 };
 use super::cell;
 use super::wire::{Frame, Link, Values, garbled, kind, number_of};
@@ -44,6 +44,13 @@ fn write_limits(frame: Frame, limits: &Limits) -> Frame {
         published_bytes,
         key_operations,
         key_bytes,
+        // A handler that may send requests is not isolated.
+        http_calls: _,
+        http_request_bytes: _,
+        http_response_bytes: _,
+        http_header_bytes: _,
+        http_connections: _,
+        http_connect: _,
         log_lines,
         log_bytes,
         reason_bytes,
@@ -80,13 +87,14 @@ fn read_limits(values: &mut Values<'_>) -> io::Result<Limits> {
         key_bytes: values.small()?,
         log_bytes: values.small()?,
         reason_bytes: values.small()?,
+        ..Limits::default()
     })
 }
 
 fn write_grants(frame: Frame, grants: &Grants) -> Frame {
     // Every grant is named here: one that is added has to cross, with the questions that come of it, or a handler that has
     // it and is isolated has to be refused, as an error of `start`.
-    let Grants { publish, keys, key_bytes, config, secrets, clock, random } = grants;
+    let Grants { publish, keys, key_bytes, config, secrets, http: _, clock, random } = grants;
     let frame = frame.each(publish.iter(), |frame, grant| {
         frame.text(&grant.topic).each(grant.types.iter(), |frame, kind| frame.text(kind))
     });
@@ -112,6 +120,7 @@ fn read_grants(values: &mut Values<'_>) -> io::Result<Grants> {
         key_bytes,
         config: config.map(|values| values.into_iter().collect()),
         secrets: Secrets::known(known),
+        http: Http::default(),
         clock: values.flag()?,
         random: values.flag()?,
     })
