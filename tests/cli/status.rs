@@ -50,7 +50,7 @@ fn figures(bench: &Bench, url: &str, first: &str) {
     let now = status();
     let (ages, rate) = (["oldest_seconds", "oldest_dead_letter_seconds"], now[0]["rate"].as_f64().unwrap());
     let expected = json!({
-        "handler": "probe", "enabled": true, "topic": "in", "group": "probe", "exists": true, "lag": 0, "pending": 1,
+        "handler": "probe", "enabled": true, "topic": "in", "group": "probe", "isolation": "none", "exists": true, "lag": 0, "pending": 1,
         "retrying": 2, "dead_letters": 3, "lost": 0, "consumers": now[0]["consumers"], "state": "running",
         "held_back": 0, "held_up_by": "probe", "rate": rate, "modules": now[0]["modules"], "hosts": now[0]["hosts"],
         ages[0]: now[0][ages[0]], ages[1]: now[0][ages[1]],

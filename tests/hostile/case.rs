@@ -110,6 +110,11 @@ impl Case {
         config.handlers.remove(0).spec
     }
 
+    /// Whether its calls may have a process of their own: one that sends requests has no network there.
+    pub(super) fn may_be_isolated(&self) -> bool {
+        !self.grants.contains_key("http")
+    }
+
     /// Checks how a call of it ended.
     pub(super) fn check(&self, verdict: &Verdict, effects: &Effects) {
         self.check_reason(self.check_code(verdict, effects));

@@ -63,7 +63,10 @@ fn repeat_all() {
                 let module = sandbox.load(&case.wasm()).unwrap();
                 let apart = (repetitions / SHARE_APART).max(1);
                 let case = Arc::new(case);
-                let (_, in_worker) = repeat(&sandbox, &module, (&case, true), apart, &|| of_workers(&isolator));
+                let in_worker = match case.may_be_isolated() {
+                    true => repeat(&sandbox, &module, (&case, true), apart, &|| of_workers(&isolator)).1,
+                    false => 0,
+                };
                 let (times, growth) = repeat(&sandbox, &module, (&case, false), repetitions, &resident);
                 let most = (GROWTH * apart as u64 / 10_000).max(NOISE);
                 assert!(in_worker < most, "{name}: its worker has grown by {in_worker} bytes in {apart} calls");

@@ -29,6 +29,7 @@ async fn all_at_once(isolation: &str, code: &std::path::Path) {
     for case in &cases {
         fs::write(module(&case.name), case.wasm()).unwrap();
         let settings = case.settings();
+        let isolation = if case.may_be_isolated() { isolation } else { "none" };
         write!(config, "{}isolation = {isolation:?}\n{settings}", handler(&case.name)).unwrap();
         let draft = Draft::new(if case.kind.is_empty() { "any" } else { &case.kind });
         let draft = case.headers.iter().fold(draft, |draft, (name, value)| draft.header(name, value));

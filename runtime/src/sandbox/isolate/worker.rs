@@ -44,11 +44,12 @@ fn write_limits(frame: Frame, limits: &Limits) -> Frame {
         published_bytes,
         key_operations,
         key_bytes,
+        // Requests are refused, but not made: what a call may put into their headers holds here too.
+        http_header_bytes,
         // A handler that may send requests is not isolated.
         http_calls: _,
         http_request_bytes: _,
         http_response_bytes: _,
-        http_header_bytes: _,
         http_connections: _,
         http_connect: _,
         log_lines,
@@ -65,6 +66,7 @@ fn write_limits(frame: Frame, limits: &Limits) -> Frame {
         key_bytes,
         log_bytes,
         reason_bytes,
+        http_header_bytes,
     ];
     let frame = frame.number(time).number(memory).number(host_calls).number(log_lines.into());
     sizes.into_iter().fold(frame, |frame, size| frame.number(size as u64))
@@ -87,6 +89,7 @@ fn read_limits(values: &mut Values<'_>) -> io::Result<Limits> {
         key_bytes: values.small()?,
         log_bytes: values.small()?,
         reason_bytes: values.small()?,
+        http_header_bytes: values.small()?,
         ..Limits::default()
     })
 }
