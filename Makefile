@@ -126,7 +126,7 @@ hostile: setup ## Call each hostile handler thousands of times, and measure its 
 	cargo build --package sandbar
 	cargo test --package sandbar-tests --test all -- hostile:: --nocapture --test-threads 1
 
-# FUZZ_SECONDS=600 takes longer; FUZZ_ONLY=wire looks at one; FUZZ_KEEP=1 adds to tests/fuzz/corpus, which `make test` replays.
+# FUZZ_SECONDS=600 takes longer, FUZZ_ONLY=wire looks at one. What `make test` replays is in tests/fuzz/corpus.
 .PHONY: fuzz
 fuzz: cc ## Look for inputs that break what reads others' bytes, a minute for each target
 	@scripts/fuzz.sh $(target)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # fuzz.sh TARGET   fuzzes for a minute each what is in tests/fuzz; TARGET is cargo's target directory.
 #
-# FUZZ_SECONDS sets the time, FUZZ_ONLY names one target. What is found along the way is kept in TARGET/fuzz/corpus for the
-# next time; FUZZ_KEEP=1 takes from it into tests/fuzz/corpus, which is replayed by the tests, what reaches code that nothing
-# there reaches. An input that fails is written to TARGET/fuzz/failed; `BINARY FILE` repeats it.
+# FUZZ_SECONDS sets the time, FUZZ_ONLY names some of the targets. It begins with tests/fuzz/corpus, which the tests replay;
+# what it finds along the way stays in TARGET/fuzz/corpus for the next time. An input that fails is written to
+# TARGET/fuzz/failed, and TARGET/fuzz/build/release/NAME FILE repeats it: it belongs into tests/fuzz/corpus/NAME.
 set -euo pipefail
 
 target=${1:?usage: fuzz.sh TARGET}
@@ -42,10 +42,6 @@ for name in $only; do
     grep -E '^#[0-9]+\s+INITED' "$log" || true
     grep -E '^#[0-9]+.*cov:' "$log" | tail -n 1 || true
     grep -E 'stat::(number_of_executed_units|average_exec_per_sec|peak_rss_mb)' "$log" || true
-    if [ "${FUZZ_KEEP:-0}" = 1 ]; then
-        # Those that reach other code, and not those that only go through it more often: they stay few.
-        "$binary" "${options[@]}" -set_cover_merge=1 -use_counters=0 "$fuzz/corpus/$name" "$out/corpus/$name" >>"$log" 2>&1
-    fi
 done
 
 for name in "${failed[@]}"; do
