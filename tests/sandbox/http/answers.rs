@@ -105,6 +105,29 @@ fn connections_are_used_again_by_the_same_handler_and_by_no_other() {
 }
 
 #[test]
+fn what_a_closing_server_did_not_answer_is_sent_again_on_a_new_connection() {
+    let web = Web::start();
+    let handler = handler(all_of(&web));
+    for (number, line) in ["GET", "POST"].into_iter().enumerate() {
+        let line = format!("{line} {}", web.url("/once"));
+        let event = fetches(&[&line], &[("body", "hello")]);
+        assert_eq!(fetch(&handler, &format!("GET {}", web.url("/a"))), "200 5 hello");
+        web.forget();
+        assert_eq!(said(&handler, &event), "200 5 hello");
+        let asked = web.asked();
+        let [one, two] = &asked[..] else { panic!("{asked:?}") };
+        assert_eq!((one.connection, two.connection), (number + 1, number + 2));
+        assert_eq!((&one.line, &one.headers, &one.body), (&two.line, &two.headers, &two.body), "the key is the same");
+    }
+    // One that was new says what it is.
+    let line = format!("GET {}", web.url("/nothing"));
+    assert_eq!(fetch(&handler, &line), "failed ErrorCode::HttpResponseIncomplete");
+    web.forget();
+    assert_eq!(fetch(&handler, &line), "failed ErrorCode::HttpResponseIncomplete");
+    assert_eq!(web.asked().len(), 1, "and is not asked twice");
+}
+
+#[test]
 fn a_private_grant_for_one_path_opens_no_connection_for_another() {
     let web = Web::start();
     let url = |path: &str| web.url_by("localhost", path);

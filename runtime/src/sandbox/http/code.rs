@@ -201,4 +201,9 @@ impl Failure {
             () => ErrorCode::HttpProtocolError,
         })
     }
+
+    /// Whether the connection ended before an answer did.
+    pub(super) fn is_unanswered(&self) -> bool {
+        matches!(self.code, ErrorCode::HttpResponseIncomplete | ErrorCode::ConnectionTerminated)
+    }
 }

@@ -106,9 +106,6 @@ struct State {
 /// The task's side: what it does not say is said when it is dropped.
 struct Reporter(Arc<Shared>);
 
-/// Times that a request is begun on a connection that turns out to be closed.
-const TRIES: usize = 3;
-
 // === impl Exchange ===
 
 impl Exchange {
@@ -339,29 +336,40 @@ async fn perform(outlet: &Arc<Outlet>, ask: &mut Ask, reporter: &Reporter) -> Re
     Ok(trailers)
 }
 
-/// Sends the request and waits for the head of the answer. What was not begun to be sent is sent on another connection:
-/// the server has closed an idle one at that moment.
+/// Sends the request and waits for the head of the answer. A server may close a connection just as it is used again: what it
+/// did not answer there is sent on a new one. Every request may be: it only reads, or it has a key (RFC 9110, 9.2.2).
 async fn sent(
     outlet: &Arc<Outlet>,
     ask: &Ask,
     body: &Bytes,
 ) -> Result<(Link, hyper::Response<hyper::body::Incoming>), Failure> {
-    let (connect, first) =
-        (ask.times.connect.map(Duration::from_nanos), ask.times.first_byte.map(Duration::from_nanos));
-    let mut tries = 0;
-    loop {
-        tries += 1;
-        let mut link = outlet.link(&ask.target, ask.reach, connect).await?;
-        let Link { sender, drive, used, .. } = &mut link;
-        if drive.until(sender.ready()).await.is_err() && *used && tries < TRIES {
-            continue;
-        }
-        let answer = drive.until(sender.try_send_request(request(ask, body)?));
-        match within(first, ErrorCode::HttpResponseTimeout, answer).await? {
-            Ok(response) => return Ok((link, response)),
-            Err(error) if error.message().is_some() && *used && tries < TRIES => {}
-            Err(error) => return Err(Failure::speaking(error.error(), outlet.header_bytes)),
-        }
+    let connect = ask.times.connect.map(Duration::from_nanos);
+    let link = outlet.link(&ask.target, ask.reach, connect).await?;
+    let used = link.used;
+    match sent_on(link, outlet, ask, body).await {
+        Err(failure) if used && failure.is_unanswered() => {}
+        other => return other,
+    }
+    let link = outlet.new_link(&ask.target, ask.reach, connect).await?;
+    sent_on(link, outlet, ask, body).await
+}
+
+async fn sent_on(
+    mut link: Link,
+    outlet: &Outlet,
+    ask: &Ask,
+    body: &Bytes,
+) -> Result<(Link, hyper::Response<hyper::body::Incoming>), Failure> {
+    let first = ask.times.first_byte.map(Duration::from_nanos);
+    let Link { sender, drive, .. } = &mut link;
+    let request = request(ask, body)?;
+    let answer = drive.until(async {
+        sender.ready().await?;
+        sender.send_request(request).await
+    });
+    match within(first, ErrorCode::HttpResponseTimeout, answer).await? {
+        Ok(response) => Ok((link, response)),
+        Err(error) => Err(Failure::speaking(&error, outlet.header_bytes)),
     }
 }
 

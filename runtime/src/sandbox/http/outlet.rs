@@ -108,22 +108,32 @@ impl Outlet {
         }))
     }
 
-    /// A connection to where `target` is. `within`: what the guest grants it.
+    /// A connection to where `target` is, a used one if there is one. `within`: what the guest grants it.
     pub(super) async fn link(
         self: &Arc<Self>,
         target: &Target,
         reach: Reach,
         within: Option<Duration>,
     ) -> Result<Link, Failure> {
-        let key = Key { https: target.https, host: target.host.clone(), port: target.port, reach };
+        let key = Key::new(target, reach);
         while let Some(mut link) = self.idle_one(&key) {
             if link.drive.is_open() {
                 link.used = true;
                 return Ok(link);
             }
         }
+        self.new_link(target, reach, within).await
+    }
+
+    /// The same, and one that nobody has used.
+    pub(super) async fn new_link(
+        self: &Arc<Self>,
+        target: &Target,
+        reach: Reach,
+        within: Option<Duration>,
+    ) -> Result<Link, Failure> {
         let most = within.map_or(self.connect, |within| within.min(self.connect));
-        match timeout(most, self.new_link(key, target, reach, most)).await {
+        match timeout(most, self.connected(target, reach, most)).await {
             Ok(linked) => linked,
             Err(_) if most < self.connect => Err(Failure::plain(ErrorCode::ConnectionTimeout)),
             Err(_) => {
@@ -137,13 +147,7 @@ impl Outlet {
         }
     }
 
-    async fn new_link(
-        self: &Arc<Self>,
-        key: Key,
-        target: &Target,
-        reach: Reach,
-        within: Duration,
-    ) -> Result<Link, Failure> {
+    async fn connected(self: &Arc<Self>, target: &Target, reach: Reach, within: Duration) -> Result<Link, Failure> {
         let end = Instant::now() + within;
         let place = self.place(within).await?;
         let addresses = connect::addresses(&*self.lookup, &self.lookups, target, reach).await?;
@@ -158,7 +162,7 @@ impl Outlet {
             .await;
         let (sender, connection) = made.map_err(|error| Failure::speaking(&error, self.header_bytes))?;
         let drive = Drive { connection: Some(Box::pin(connection)) };
-        Ok(Link { key, sender, drive, used: false, _place: place })
+        Ok(Link { key: Key::new(target, reach), sender, drive, used: false, _place: place })
     }
 
     /// Room for one connection more: another's that is not used, or one that ends meanwhile.
@@ -233,6 +237,14 @@ async fn sweep(outlet: Weak<Outlet>) {
 
 fn closed() -> Failure {
     Failure::plain(ErrorCode::InternalError(None))
+}
+
+// === impl Key ===
+
+impl Key {
+    fn new(target: &Target, reach: Reach) -> Self {
+        Self { https: target.https, host: target.host.clone(), port: target.port, reach }
+    }
 }
 
 // === impl Drive ===
