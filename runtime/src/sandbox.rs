@@ -1,7 +1,8 @@
 //! Where the guest is CALLED: one store per instance, and every way a guest can end is a verdict.
 //!
-//! - `engine`: the pool behind all handlers; [`Sandbox`].
-//! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to.
+//! - `engine`: what is behind all handlers; [`Sandbox`]. `pool`: how many instances there are places for.
+//! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to; `served`: which imports are.
+//! - `handler`: a module with what it may do.
 //! - `compile`: in a process of its own, or here; `confine` is what such a process takes from itself.
 //! - `isolate`: calls in processes of their own; `process` is what both kinds of processes beside the host are made with.
 //! - `inspect`: what a component is, without compiling it.
@@ -9,7 +10,7 @@
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
 //! - `http`: requests that a guest may send, on threads of their own.
 //! - `trust`: which bytes may be loaded at all, by digest or by `signature`.
-//! - `secrets`: values a guest may read and nobody may see.
+//! - `secrets`: values a guest may read and nobody may see; `secret`: what only the operator knows.
 //! - `workers`: the threads on which calls run; `monitor`: stops those that take too long; `overruns`: what becomes of
 //!   handlers whose calls do so again and again.
 //! - `limits`: every limit with its reason; `shape`: those on a module, looked at before it is compiled.
@@ -21,6 +22,7 @@ pub mod confine;
 mod contract_v0_1;
 mod engine;
 mod grants;
+mod handler;
 mod host;
 mod http;
 mod inspect;
@@ -29,10 +31,13 @@ pub mod limits;
 mod modules;
 mod monitor;
 mod overruns;
+mod pool;
 mod process;
 mod reuse;
 mod scheduling;
+mod secret;
 mod secrets;
+mod served;
 mod shape;
 mod signature;
 mod text;
@@ -50,12 +55,14 @@ use crate::event::{Effects, Event, KeyList, Outgoing, Payload, Verdict, Versione
 
 pub use compile::{COMMAND as COMPILER_COMMAND, serve as serve_compiler};
 pub use compile::{CompileLimits, Compiler, Compiling, confine_as_compiler};
-pub use engine::{Error, Sandbox, Secret, Settings};
+pub use engine::{Error, Sandbox, Settings};
 pub use grants::{Capability, MissingGrant, missing_grants};
+pub use handler::Handler;
 pub use http::{Answer, BadRoots, BadUrl, Http, Unsent, UrlGrant, check_roots};
 pub use inspect::{Acceptance, Inspection, Producer, Signatures, inspect};
 pub use isolate::{COMMAND as ISOLATOR_COMMAND, Isolator, confine_as_worker, serve as serve_isolator};
-pub use modules::{Handler, LoadError, Module};
+pub use modules::{LoadError, Module};
+pub use secret::Secret;
 pub use secrets::Secrets;
 pub use signature::Malformed;
 pub use trust::{BadKey, Trust, TrustedKey, Untrusted};

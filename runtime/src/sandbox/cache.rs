@@ -25,8 +25,8 @@ use uuid::Uuid;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use super::engine::Secret;
 use super::limits;
+use super::secret::Secret;
 
 /// An open cache of one engine's code.
 pub(super) struct Cache {

@@ -4,8 +4,8 @@ use bytes::Bytes;
 use wasmtime::component::{Component, ComponentExportIndex, Func, HasSelf, InstancePre, Linker, TypedFunc};
 use wasmtime::{Engine, Store};
 
+use super::handler::Handling;
 use super::host::{Level, Refused, State};
-use super::modules::Handling;
 use super::{Draft, Secrets, limits, text};
 use crate::event::{self, Event, Payload, Verdict};
 

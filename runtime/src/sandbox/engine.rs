@@ -5,17 +5,19 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::available_parallelism;
 
-use sha2::{Digest as _, Sha256};
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+use wasmtime::Engine;
 
 use super::cache::Cache;
 use super::compile::Compiling;
+use super::handler::{Handler, Handling};
 use super::host::Hears;
 use super::isolate::{Apart, Isolator};
-use super::modules::{Handler, Handling, LoadError, Module, chain, load};
+use super::modules::{LoadError, Module, chain, load};
 use super::monitor::{Monitor, Watch};
 use super::overruns::Overruns;
+use super::pool::{Room, config};
 use super::reuse::Shelves;
+use super::secret::Secret;
 use super::{Ran, Services, Spec, Trust, call, http, limits};
 use crate::event::Event;
 
@@ -43,11 +45,6 @@ pub struct Settings {
     pub isolator: Option<Isolator>,
 }
 
-/// Bytes that only the operator knows, and whom the operator tells: a seed, or a handler's password. They are never
-/// shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Arc<[u8]>);
-
 /// Compiles modules and calls handlers.
 pub struct Sandbox {
     pub(super) engine: Engine,
@@ -62,13 +59,6 @@ pub struct Sandbox {
     http_ca_file: Option<PathBuf>,
     /// Started for the first handler that may send requests.
     http: Mutex<Option<Arc<http::Client>>>,
-}
-
-/// What the pool has places for.
-pub(super) struct Room {
-    pub(super) calls: usize,
-    /// Memories of one component.
-    pub(super) memories: u32,
 }
 
 /// Why the sandbox or a handler cannot be set up.
@@ -148,38 +138,6 @@ impl Default for Settings {
             compiling: Compiling::default(),
             isolator: None,
         }
-    }
-}
-
-// === impl Secret ===
-
-impl Secret {
-    /// A secret of these bytes.
-    #[must_use]
-    pub fn new(bytes: &[u8]) -> Self {
-        Self(bytes.into())
-    }
-
-    /// The bytes. Whoever asks for them keeps them hidden.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    /// What one group has of it: it says nothing of another's.
-    fn of(&self, group: &str) -> Self {
-        let hash = Sha256::new().chain_update((self.0.len() as u64).to_le_bytes()).chain_update(&self.0);
-        Self::new(&hash.chain_update(group).finalize())
-    }
-
-    fn made_up() -> Self {
-        Self([uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].iter().flat_map(|uuid| *uuid.as_bytes()).collect())
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(***)")
     }
 }
 
@@ -410,46 +368,4 @@ fn cores(settings: &Settings) -> usize {
 fn open(path: &Path, engine: &Engine, secret: Option<&Secret>) -> Option<Cache> {
     let opened = Cache::open(path, engine, secret);
     opened.map_err(|error| error.tell()).ok()
-}
-
-fn config(room: &Room, max_memory: u64) -> Config {
-    let mut config = compiling();
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(room, max_memory)));
-    config
-}
-
-/// What code depends on: an engine of these settings makes code that another one takes, whatever pool it has.
-pub(super) fn compiling() -> Config {
-    let mut config = Config::new();
-    config
-        .wasm_component_model(true)
-        .concurrency_support(false)
-        .shared_memory(false)
-        .wasm_memory64(false)
-        .epoch_interruption(true)
-        .max_wasm_stack(limits::GUEST_STACK)
-        .cranelift_opt_level(OptLevel::Speed)
-        .memory_init_cow(true);
-    config
-}
-
-fn pool(room: &Room, max_memory: u64) -> PoolingAllocationConfig {
-    let calls = u32::try_from(room.calls).unwrap_or(u32::MAX);
-    let bytes = usize::try_from(max_memory).unwrap_or(usize::MAX);
-    let mut pool = PoolingAllocationConfig::new();
-    pool.total_component_instances(calls)
-        .total_core_instances(calls.saturating_mul(limits::CORE_INSTANCES))
-        .total_memories(calls.saturating_mul(room.memories))
-        .total_tables(calls.saturating_mul(limits::TABLES))
-        .max_core_instances_per_component(limits::CORE_INSTANCES)
-        .max_memories_per_component(room.memories)
-        .max_tables_per_component(limits::TABLES)
-        .max_memories_per_module(limits::PER_MODULE.min(room.memories))
-        .max_tables_per_module(limits::PER_MODULE)
-        .table_elements(limits::TABLE_ELEMENTS)
-        .max_memory_size(bytes)
-        .linear_memory_keep_resident(limits::KEEP_RESIDENT)
-        .table_keep_resident(limits::TABLE_KEEP_RESIDENT)
-        .pagemap_scan(Enabled::Auto);
-    pool
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::call::Stop;
 use super::grants::{self, Capability};
-use super::modules::Handling;
+use super::handler::Handling;
 use super::scheduling::Behind;
 use super::{Draft, DraftError, http, limits, wasi};
 use crate::event::{Effects, Event, Outgoing, Payload};

@@ -6,7 +6,7 @@
 //!
 //! - `grant`: which URLs were given, and whether one is among them; `address`: which addresses nobody reaches by a name.
 //! - `client`: the threads, and what servers are trusted by; `outlet`: one handler's connections; `connect`: how one is made.
-//! - `exchange`: one request under way, between the guest's thread and the client's.
+//! - `exchange`: one request under way, between the guest's thread and the client's; `sending`: the latter's part.
 //! - `fields`: headers, as far as a guest may choose them; `code`: what a guest is told when it fails.
 //! - `table`: what a guest holds; `asking`: a request leaves it; `unsent`: one that is not to.
 
@@ -19,6 +19,7 @@ mod exchange;
 mod fields;
 mod grant;
 mod outlet;
+mod sending;
 mod table;
 mod unsent;
 

@@ -4,7 +4,8 @@ use sha2::{Digest as _, Sha256};
 use wasmparser::{ComponentTypeRef, KnownCustom, Parser, Payload, ProducersSectionReader, Validator, WasmFeatures};
 
 use super::grants::{Capability, MissingGrant, missing};
-use super::modules::{LoadError, capabilities, look, no_guest, served};
+use super::modules::{LoadError, look};
+use super::served::{capabilities, no_guest, served};
 use super::signature;
 use super::trust::hex;
 use super::{Malformed, Spec, Trust, TrustedKey, call, contract_v0_1, limits, shape, text};

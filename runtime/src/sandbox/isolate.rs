@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use self::wire::{Frame, Link, Values, garbled, kind, level_of};
 use super::contract_v0_1::REJECTED;
+use super::handler::Handling;
 use super::host::{Refused, State, Waiting};
-use super::modules::Handling;
 use super::{Ran, Spec, call, confine, limits, text};
 use crate::event::{Event, Verdict, code};
 

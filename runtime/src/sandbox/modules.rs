@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use sha2::{Digest, Sha256};
@@ -12,15 +11,11 @@ use wasmtime::component::{Component, InstancePre, Linker};
 
 use super::cache::Cache;
 use super::compile::Compiling;
-use super::engine::Secret;
-use super::grants::{Capability, MissingGrant, missing_grants};
-use super::host::{Hears, State};
-use super::http::Outlet;
-use super::isolate::Apart;
-use super::overruns::Overruns;
-use super::reuse::{Hand, Shelf};
+use super::grants::Capability;
+use super::host::State;
+use super::served::{capabilities, no_guest, served};
 use super::trust::{Untrusted, hex};
-use super::{Services, Spec, contract_v0_1, limits, shape, text, wasi};
+use super::{contract_v0_1, limits, shape, text, wasi};
 
 /// A compiled component that can be called. Cloning shares it.
 #[derive(Clone)]
@@ -42,30 +37,6 @@ struct Compiled {
 /// The version of the contract a component speaks. Every version that was ever released stays here.
 pub(super) enum Contract {
     V0_1(contract_v0_1::Prepared),
-}
-
-/// One handler as it is called: a module with what it may do. Cloning shares it.
-#[derive(Clone)]
-pub struct Handler {
-    pub(super) handling: Arc<Handling>,
-    pub(super) shut: Arc<AtomicBool>,
-    pub(super) shelf: Arc<Shelf>,
-}
-
-pub(super) struct Handling {
-    pub(super) module: Module,
-    pub(super) spec: Spec,
-    pub(super) services: Arc<dyn Services>,
-    /// Seeds its random numbers.
-    pub(super) secret: Secret,
-    /// Where its requests go, if it may send any.
-    pub(super) outlet: Option<Arc<Outlet>>,
-    /// Where its calls run if not in this process.
-    pub(super) apart: Option<Apart>,
-    /// Who hears what it says if that is not for the log of this process.
-    pub(super) heard: Option<Arc<dyn Hears>>,
-    /// Goes up with each call that was stopped for its time, and down with each other one.
-    pub(super) overruns: Overruns,
 }
 
 /// Why a module cannot be used.
@@ -255,56 +226,6 @@ fn asynchronous(engine: &Engine, instance: &ComponentInstance) -> Option<String>
     instance.exports(engine).find(|(_, export)| is_async(&export.ty)).map(|(name, _)| name.to_owned())
 }
 
-fn is_ours(import: &str) -> bool {
-    let parts = import.strip_prefix("sandbar:handler/").and_then(|rest| rest.split_once('@'));
-    parts.is_some_and(|(interface, version)| {
-        version == contract_v0_1::VERSION && contract_v0_1::INTERFACES.contains(&interface)
-    })
-}
-
-/// Whether something serves an import, going by its name: only interfaces are served.
-pub(super) fn served(name: &str, is_instance: bool) -> Result<(), LoadError> {
-    let known = is_instance && (is_ours(name) || wasi::interface(name).is_some());
-    if known { Ok(()) } else { Err(unserved(name)) }
-}
-
-/// What is said of a component that is no handler.
-pub(super) fn no_guest(exports: &[String]) -> LoadError {
-    let exports = match exports.is_empty() {
-        true => "nothing".to_owned(),
-        false => exports.iter().map(|name| format!("`{}`", text::name(name))).collect::<Vec<_>>().join(", "),
-    };
-    LoadError::NoGuest { exports, served: "`sandbar:handler/guest@0.1.0`" }
-}
-
-fn unserved(name: &str) -> LoadError {
-    const SERVED: &str = "sandbar:handler/{log,outbox,keys,config,secrets}@0.1.0 and wasi:{cli,io,clocks,random,filesystem,sockets,http}@0.2 are";
-    let version = name.split_once('@').map_or("", |(_, version)| version);
-    let package = name.split(['/', '@']).next().unwrap_or(name);
-    let shown = text::name(name);
-    if package.starts_with("wasi:") && version.starts_with("0.3") {
-        return LoadError::Async(format!("it imports `{shown}`"));
-    }
-    let hint = match package {
-        "sandbar:handler" => {
-            "this host serves version 0.1.0 of log, outbox, keys, config and secrets; build against that version"
-                .to_owned()
-        }
-        "wasi:http" => "of HTTP version 0.2 is served; build against that version".to_owned(),
-        "wasi:keyvalue" => "use sandbar:handler/keys@0.1.0".to_owned(),
-        "wasi:config" => "use sandbar:handler/config@0.1.0".to_owned(),
-        "wasi:logging" => "use sandbar:handler/log@0.1.0, or write to standard output".to_owned(),
-        "wasi:messaging" => "use sandbar:handler/outbox@0.1.0".to_owned(),
-        _ => SERVED.to_owned(),
-    };
-    LoadError::Import { name: shown, hint }
-}
-
-pub(super) fn capabilities(imports: &[String]) -> Vec<Capability> {
-    let imported = |capability: &Capability| imports.iter().any(|name| capability.is_behind(name));
-    Capability::ALL.into_iter().filter(imported).collect()
-}
-
 /// Sorts what wasmtime says about bytes it does not take.
 pub(super) fn refused(text: String) -> LoadError {
     let about_memory = text.contains("memory has a minimum byte size");
@@ -409,65 +330,5 @@ impl Module {
 impl std::fmt::Debug for Module {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Module").field("digest", &self.digest()).field("size", &self.size()).finish()
-    }
-}
-
-// === impl Handler ===
-
-impl Handler {
-    /// While it is shut, jobs that wait for a worker come back as not called; calls that have started end as ever.
-    /// Instances that wait for their next event are dropped.
-    pub fn shut(&self, shut: bool) {
-        self.shut.store(shut, Ordering::Relaxed);
-        if shut {
-            self.shelf.clear();
-        }
-    }
-
-    /// Another takes its place: calls that were submitted still run on it, and no instance waits for more. There is no way
-    /// back.
-    pub fn retire(&self) {
-        self.shelf.close();
-        if let Some(apart) = &self.handling.apart {
-            apart.close();
-        }
-    }
-
-    /// What a thread calls it with, one event after the other.
-    pub(super) fn hand(&self) -> Hand<'_> {
-        Hand::new(&self.handling, &self.shelf)
-    }
-
-    /// Whether a call of it was stopped for its time of late.
-    pub(super) fn overran(&self) -> bool {
-        self.handling.overruns.any()
-    }
-
-    pub(super) fn is_shut(&self) -> bool {
-        self.shut.load(Ordering::Relaxed)
-    }
-
-    /// What it may do and how far it may go.
-    #[must_use]
-    pub fn spec(&self) -> &Spec {
-        &self.handling.spec
-    }
-
-    /// What it runs.
-    #[must_use]
-    pub fn module(&self) -> &Module {
-        &self.handling.module
-    }
-
-    /// What its module imports that it was not given, with the line to add for each.
-    #[must_use]
-    pub fn missing_grants(&self) -> Vec<MissingGrant> {
-        missing_grants(&self.handling.module, &self.handling.spec.grants)
-    }
-}
-
-impl std::fmt::Debug for Handler {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Handler").field("spec", self.spec()).field("module", self.module()).finish()
     }
 }

@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 use wasmtime::Store;
 use wasmtime::component::Func;
 
+use super::handler::Handling;
 use super::host::State;
 use super::limits;
-use super::modules::{Contract, Handling};
+use super::modules::Contract;
 use super::monitor::Watch;
 use crate::event::{Event, Metadata, Payload, Verdict};
 

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
 
-use super::engine::Secret;
+use super::secret::Secret;
 use super::{limits, text};
 
 /// Which secrets a handler may read, with their values once they are known. They are never listed to the guest and

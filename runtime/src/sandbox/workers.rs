@@ -12,7 +12,7 @@ use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 
 use super::engine::Sandbox;
-use super::modules::Handler;
+use super::handler::Handler;
 use super::monitor::Watch;
 use super::{Finished, Job, Ran, limits};
 

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use wasmtime::Engine;
 
 use super::super::confine;
-use super::super::engine::compiling as settings;
 use super::super::modules::chain;
+use super::super::pool::compiling as settings;
 use super::super::process::{
     close_from, end_now, fork, kill, link_of_host, more, pipe, ready, same, time_of, wait, yield_to_others,
 };

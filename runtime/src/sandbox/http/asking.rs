@@ -8,9 +8,10 @@ use hyper::{HeaderMap, Method};
 use uuid::Uuid;
 
 use super::code::{ErrorCode, Failure};
-use super::exchange::{Ask, Exchange, Times};
+use super::exchange::{Exchange, Times};
 use super::grant::{Reach, Target};
 use super::outlet::Outlet;
+use super::sending::Ask;
 use super::table::{Request, Table};
 use super::unsent::Unsent;
 use crate::event::Event;

@@ -7,8 +7,9 @@ use hyper::Method;
 use tokio::sync::oneshot;
 
 use super::code::{ErrorCode, Failure, Why};
-use super::exchange::{Budget, Exchange, Times};
+use super::exchange::{Exchange, Times};
 use super::fields::Fields;
+use super::sending::Budget;
 use crate::sandbox::call::Stop;
 use crate::sandbox::{Limits, limits};
 

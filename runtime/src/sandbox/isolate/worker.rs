@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::super::engine::{Room, Sandbox, Secret, Settings};
+use super::super::engine::{Sandbox, Settings};
+use super::super::handler::{Handler, Handling};
 use super::super::host::{Hears, Level, Waiting};
-use super::super::modules::{Handler, Handling, Module, chain};
+use super::super::modules::{Module, chain};
+use super::super::pool::Room;
 use super::super::process::end_now;
+use super::super::secret::Secret;
 use super::super::{
     Draft, DraftError, Grants, Http, Limits, Prepared, PublishGrant, Ran, Secrets, Services, Spec, Unread, call, limits,
 };

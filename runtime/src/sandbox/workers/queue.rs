@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc::UnboundedSender;
 
-use crate::sandbox::modules::Handler;
+use crate::sandbox::handler::Handler;
 use crate::sandbox::{Finished, Job, limits};
 
 /// What a handler asks for beside its turn.

@@ -8,8 +8,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::queue::{Claims, Id, Part, Queues};
 use super::{Shared, locked};
+use crate::sandbox::handler::Handler;
 use crate::sandbox::host::Waiting;
-use crate::sandbox::modules::Handler;
 use crate::sandbox::{Finished, Job, Ran, limits};
 
 /// Locked before the queues, never after them.

@@ -5,7 +5,8 @@ use std::thread;
 
 use hyper::{HeaderMap, Method};
 
-use super::super::exchange::{Ask, Budget, Exchange, Side, Times};
+use super::super::exchange::{Exchange, Side, Times};
+use super::super::sending::{Ask, Budget};
 use super::*;
 
 /// Answers whoever connects; counts them.
