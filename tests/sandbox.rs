@@ -1,5 +1,6 @@
 //! The sandbox, called as the pipeline calls it: real guests, real pool, real threads.
 
+mod behind;
 mod calls;
 pub(crate) mod compiling;
 pub(crate) mod component;

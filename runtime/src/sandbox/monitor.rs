@@ -170,6 +170,32 @@ mod tests {
         }
     }
 
+    /// Keeps the slice of the thread that tells it.
+    #[derive(Default)]
+    struct Slice(Mutex<Option<u64>>);
+
+    impl Watch for Slice {
+        fn tick(&self, _now: Instant) {
+            *self.0.lock().unwrap() = scheduling::slice();
+        }
+    }
+
+    #[test]
+    fn it_goes_before_others() {
+        let monitor = Monitor::start(Engine::default()).unwrap();
+        let slice = Arc::new(Slice::default());
+        let weak: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&slice) as Arc<dyn Watch>));
+        monitor.watch(weak);
+        let running = monitor.enter();
+        wait_until("it ticks", || slice.0.lock().unwrap().is_some());
+        drop(running);
+        let short = thread::spawn(|| {
+            scheduling::go_before_others();
+            scheduling::slice()
+        });
+        assert_eq!(*slice.0.lock().unwrap(), short.join().unwrap());
+    }
+
     #[test]
     fn it_ticks_while_a_call_runs_and_sleeps_when_none_does() {
         let monitor = Monitor::start(Engine::default()).unwrap();

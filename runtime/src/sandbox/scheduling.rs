@@ -69,6 +69,12 @@ fn set(attributes: &libc::sched_attr) -> bool {
     unsafe { libc::syscall(libc::SYS_sched_setattr, 0, std::ptr::from_ref(attributes), 0) == 0 }
 }
 
+/// Nanoseconds of this thread's slices, where the kernel knows them.
+#[cfg(test)]
+pub(super) fn slice() -> Option<u64> {
+    Some(attributes()?.sched_runtime)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
