@@ -78,6 +78,12 @@ bench: setup slim-guests bench-peers ## Measure speed and latency beside others;
 	SANDBAR_BIN=$(target)/release/sandbar SANDBAR_GUESTS=$(target)/guests/slim SANDBAR_WATERMILL=$(watermill) SANDBAR_EXTISM=$(extism)/release/extism-calls \
 		$(target)/release/sandbar-bench --into README.md $(BENCH)
 
+# AGAINST_ROUNDS=15 takes longer and says more.
+.PHONY: bench-against
+bench-against: setup slim-guests ## Drain with this build and with OLD=PATH, another one, in turn: what a change costs
+	cargo build --release --package sandbar --package sandbar-bench
+	SANDBAR_GUESTS=$(target)/guests/slim scripts/bench-against.sh $(OLD) $(target)/release/sandbar
+
 # What others offer, each in a workspace of its own. Debian's Go may be too old for Watermill: without one that is not, it is
 # left out.
 .PHONY: bench-peers

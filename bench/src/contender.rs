@@ -27,7 +27,7 @@ pub(crate) enum Contender {
     NoopFresh,
     /// The same with instances that are kept for 1,000 events.
     NoopReuse,
-    /// The same as `NoopFresh` with `isolation = "process"`: each call is made in another process.
+    /// `noop_fresh` with `isolation = "process"`: each call is made in another process.
     NoopIsolated,
     /// Watermill's subscriber for Redis Streams.
     Watermill,
