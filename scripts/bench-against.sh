@@ -5,32 +5,51 @@
 # AGAINST_ROUNDS says how many rounds. `make bench-against OLD=PATH` builds NEW and sets what else the benchmark wants.
 set -euo pipefail
 
-old=${1:?usage: bench-against.sh OLD NEW}
-new=${2:?usage: bench-against.sh OLD NEW}
+old=$(realpath "${1:?usage: bench-against.sh OLD NEW}")
+new=$(realpath "${2:?usage: bench-against.sh OLD NEW}")
 bench=$(dirname "$new")/sandbar-bench
 rounds=${AGAINST_ROUNDS:-7}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
+names=(noop_fresh xapi_fresh sqlite_noop publish cold_start_ms)
+
 drained() {
-    SANDBAR_BIN=$2 "$bench" --rounds 1 --workloads noop,xapi --only noop_fresh,xapi_fresh --figures publish,sqlite,start \
-        --start-modules 1 --publish-events 300000 --out "$out" 2>&1 | awk -v build="$1" '/^round/ { print build, $3, $4 }'
+    local build=$1 binary=$2
+    SANDBAR_BIN=$binary "$bench" --rounds 1 --workloads noop,xapi --only noop_fresh,xapi_fresh --figures publish,sqlite,start \
+        --start-modules 1 --publish-events 300000 --out "$out" 2>&1 | awk -v build="$build" '/^round/ { print build, $3, $4 }'
+}
+
+# The median of a figure over the rounds; each must have measured it.
+median() {
+    awk -v build="$1" -v name="$2" '$1 == build && $2 == name { print $3 }' "$out/figures" | sort -g |
+        awk -v what="$1 $2" -v rounds="$rounds" '
+            { figure[NR] = $1 }
+            END {
+                if (NR != rounds) {
+                    print "bench-against: " what " was measured " NR " times in " rounds " rounds" >"/dev/stderr"
+                    exit 1
+                }
+                print figure[int((NR + 1) / 2)]
+            }'
 }
 
 for round in $(seq "$rounds"); do
     echo "bench-against: round $round of $rounds" >&2
     # Whoever came first comes later in the next.
     if ((round % 2)); then
-        drained old "$old" && drained new "$new"
+        drained old "$old"
+        drained new "$new"
     else
-        drained new "$new" && drained old "$old"
+        drained new "$new"
+        drained old "$old"
     fi
 done >"$out/figures"
 
 echo "| | old | new | new/old |"
 echo "|---|---:|---:|---:|"
-for name in noop_fresh xapi_fresh sqlite_noop publish cold_start_ms; do
-    median() { awk -v build="$1" -v name="$name" '$1 == build && $2 == name { print $3 }' "$out/figures" | sort -n | sed -n "$(((rounds + 1) / 2))p"; }
-    awk -v name="$name" -v old="$(median old)" -v new="$(median new)" \
-        'BEGIN { printf "| `%s` | %.6g | %.6g | %.2f |\n", name, old, new, new / old }'
+for name in "${names[@]}"; do
+    before=$(median old "$name")
+    after=$(median new "$name")
+    awk -v name="$name" -v old="$before" -v new="$after" 'BEGIN { printf "| `%s` | %.6g | %.6g | %.2f |\n", name, old, new, new / old }'
 done
