@@ -162,6 +162,15 @@ mod tests {
         }
     }
 
+    /// A monitor, and what it watches.
+    fn watched<W: Watch + Default + 'static>() -> (Monitor, Arc<W>) {
+        let monitor = Monitor::start(Engine::default()).unwrap();
+        let watch = Arc::new(W::default());
+        let weak: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&watch) as Arc<dyn Watch>));
+        monitor.watch(weak);
+        (monitor, watch)
+    }
+
     fn wait_until(what: &str, holds: impl Fn() -> bool) {
         let end = Instant::now() + Duration::from_secs(10);
         while !holds() {
@@ -182,10 +191,7 @@ mod tests {
 
     #[test]
     fn it_goes_before_others() {
-        let monitor = Monitor::start(Engine::default()).unwrap();
-        let slice = Arc::new(Slice::default());
-        let weak: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&slice) as Arc<dyn Watch>));
-        monitor.watch(weak);
+        let (monitor, slice) = watched::<Slice>();
         let running = monitor.enter();
         wait_until("it ticks", || slice.0.lock().unwrap().is_some());
         drop(running);
@@ -198,10 +204,7 @@ mod tests {
 
     #[test]
     fn it_ticks_while_a_call_runs_and_sleeps_when_none_does() {
-        let monitor = Monitor::start(Engine::default()).unwrap();
-        let count = Arc::new(Count::default());
-        let weak: Weak<dyn Watch> = Arc::downgrade(&(Arc::clone(&count) as Arc<dyn Watch>));
-        monitor.watch(weak);
+        let (monitor, count) = watched::<Count>();
         for _ in 0..3 {
             wait_until("it falls asleep", || monitor.shared.asleep.load(Ordering::SeqCst));
             let before = count.0.load(Ordering::SeqCst);
