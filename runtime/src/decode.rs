@@ -26,6 +26,7 @@ mod tests;
 pub use schemas::SchemaError;
 
 use plan::Plan;
+use schemas::Known;
 
 /// Default of [`Settings::max_payload`]: 1 MiB. Open edX asks for events under 64 KB (OEP-41); what is much larger is a
 /// mistake or an attack, and each event in flight is held in memory.
@@ -61,7 +62,7 @@ pub struct Settings {
 /// Knows the schemas and turns payloads into the data of events and back. Never changes: share it by `Arc`.
 #[derive(Debug)]
 pub struct Decoder {
-    plans: HashMap<String, Plan>,
+    plans: HashMap<String, Known>,
     max_payload: usize,
 }
 
@@ -123,7 +124,7 @@ impl Default for Settings {
 // === impl Decoder ===
 
 impl Decoder {
-    /// Reads and compiles all schemas.
+    /// Reads all schemas and compiles those in directories; a built-in one is compiled when it is first needed.
     ///
     /// # Errors
     ///
@@ -139,7 +140,8 @@ impl Decoder {
     ///
     /// If it is no schema, or not one of an event's data.
     pub fn of_schema(text: &str, max_payload: usize) -> Result<Self, String> {
-        Ok(Self { plans: HashMap::from([schemas::compile_text(text)?]), max_payload })
+        let (kind, plan) = schemas::compile_text(text)?;
+        Ok(Self { plans: HashMap::from([(kind, plan.into())]), max_payload })
     }
 
     /// The types whose schema is known, in no order.
@@ -214,7 +216,8 @@ impl Decoder {
     }
 
     fn plan(&self, kind: &str) -> Result<&Plan, Error> {
-        self.plans.get(kind).ok_or_else(|| Error::NoSchema { kind: text::cut(kind), nearest: None })
+        let plan = self.plans.get(kind).and_then(Known::plan);
+        plan.ok_or_else(|| Error::NoSchema { kind: text::cut(kind), nearest: None })
     }
 
     /// For people who typed the type; an event with an unknown type need not pay for the search.

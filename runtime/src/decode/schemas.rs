@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 
 use apache_avro::error::Details;
 use apache_avro::validator::{
@@ -24,6 +24,16 @@ pub struct SchemaError {
     pub reason: String,
 }
 
+/// A type whose schema is known.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// `None` if the schema cannot be used, which is not so of any that ships with Sandbar.
+    plan: OnceLock<Option<Plan>>,
+    /// For a built-in one, which is compiled when it is first asked for: most hosts meet a few of them, and all of them
+    /// would be a fifth of a start.
+    text: &'static str,
+}
+
 /// File name and text of each schema that ships with Sandbar; `build.rs` makes the list.
 pub(super) const BUILTIN: &[(&str, &str)] = include!(concat!(env!("OUT_DIR"), "/builtin.rs"));
 
@@ -36,8 +46,22 @@ const EXTENSION: &str = "avsc";
 /// What Open edX puts between the event type and the extension.
 const SUFFIX: &str = "_schema";
 
-/// Reads and compiles all schemas. A type in `dirs` comes before a built-in one.
-pub(super) fn load(dirs: &[PathBuf], builtin: bool) -> Result<HashMap<String, Plan>, Vec<SchemaError>> {
+// === impl Known ===
+
+impl Known {
+    pub(super) fn plan(&self) -> Option<&Plan> {
+        self.plan.get_or_init(|| compile_text(self.text).ok().map(|(_, plan)| plan)).as_ref()
+    }
+}
+
+impl From<Plan> for Known {
+    fn from(plan: Plan) -> Self {
+        Self { plan: OnceLock::from(Some(plan)), text: "" }
+    }
+}
+
+/// Reads all schemas and compiles those in `dirs`. A type there comes before a built-in one.
+pub(super) fn load(dirs: &[PathBuf], builtin: bool) -> Result<HashMap<String, Known>, Vec<SchemaError>> {
     let mut errors = Vec::new();
     let mut found: HashMap<String, (PathBuf, Plan)> = HashMap::new();
     for dir in dirs {
@@ -62,18 +86,18 @@ pub(super) fn load(dirs: &[PathBuf], builtin: bool) -> Result<HashMap<String, Pl
             }
         }
     }
-    let mut plans: HashMap<String, Plan> = found.into_iter().map(|(kind, (_, plan))| (kind, plan)).collect();
+    let mut plans: HashMap<String, Known> = found.into_iter().map(|(kind, (_, plan))| (kind, plan.into())).collect();
     for (name, text) in BUILTIN.iter().filter(|_| builtin) {
-        let path = Path::new(name);
-        if kinds_of_file(path).any(|kind| plans.contains_key(&kind)) {
-            continue;
-        }
-        match compile(path, text) {
-            Ok((kind, plan)) => drop(plans.insert(kind, plan)),
-            Err(reason) => errors.push(SchemaError { path: path.to_owned(), reason }),
+        if let Some(kind) = kind_of_builtin(name) {
+            plans.entry(kind).or_insert_with(|| Known { plan: OnceLock::new(), text });
         }
     }
     if errors.is_empty() { Ok(plans) } else { Err(errors) }
+}
+
+/// The event type of a schema that ships with Sandbar, by the name of its file.
+pub(super) fn kind_of_builtin(name: &str) -> Option<String> {
+    kinds_of_file(Path::new(name)).last()
 }
 
 /// The schema files of a directory, sorted, so that errors come in the same order everywhere.

@@ -37,6 +37,12 @@ fn every_shipped_schema_is_built_in_and_also_loads_from_its_directory() {
     };
     assert_eq!(kinds(&builtin).len(), 73);
     assert_eq!(kinds(&builtin), kinds(&from_dir));
+    // Each is compiled when it is first asked for.
+    for kind in kinds(&builtin) {
+        let decoded = [&builtin, &from_dir].map(|decoder| decoder.to_json(&kind, &[]));
+        assert!(!matches!(decoded[0], Err(Error::NoSchema { .. })), "{kind}");
+        assert_eq!(decoded[0], decoded[1]);
+    }
     assert!(builtin.has(HYPHEN), "a hyphen in the namespace is no obstacle");
     assert!(builtin.has("org.openedx.authz.role_assignment.created"), "nor is a missing version");
 }
