@@ -85,6 +85,9 @@ enum Command {
     /// Make the processes in which the calls of isolated handlers run
     #[command(name = sandbox::ISOLATOR_COMMAND, hide = true)]
     IsolateServer,
+    /// Start the processes above for a host that starts none itself
+    #[command(name = sandbox::LAUNCHER_COMMAND, hide = true)]
+    LaunchServer,
     /// Try what a confined process must not be able to do
     #[command(hide = true)]
     Probe(probe::Args),
@@ -159,6 +162,10 @@ impl Cli {
                 sandbox::serve_isolator()?;
                 return Ok(Prepared::Done(Exit::Clean));
             }
+            Command::LaunchServer => {
+                sandbox::serve_launcher(Path::new(THIS_PROGRAM))?;
+                return Ok(Prepared::Done(Exit::Clean));
+            }
             Command::Probe(args) => return probe::run(&args).map(Prepared::Done),
             Command::Run(args) => match run::prepare(args)? {
                 Some(ready) => Todo::Host(Box::new(ready)),
@@ -186,7 +193,11 @@ impl Work {
         };
         match command {
             // None of them comes here.
-            Command::Run(_) | Command::CompileServer | Command::IsolateServer | Command::Probe(_) => Ok(Exit::Clean),
+            Command::Run(_)
+            | Command::CompileServer
+            | Command::IsolateServer
+            | Command::LaunchServer
+            | Command::Probe(_) => Ok(Exit::Clean),
             Command::Publish(args) => publish::run(args).await,
             Command::Check(args) => check::run(args).await,
             Command::Inspect(args) => inspect::run(&args),
@@ -231,16 +242,14 @@ fn compiler(config: &Config) -> Result<Compiling, Failure> {
     Ok(Compiling::InChild(started.map_err(Failure::unexpected)?))
 }
 
-/// Starts the process that makes those in which the calls of isolated handlers run: this program, once more. It takes a
-/// megabyte and does nothing until there is such a handler.
-fn isolator() -> Result<Isolator, Failure> {
-    let started = Isolator::start(Path::new(THIS_PROGRAM));
-    started.context("the process that makes those of isolated handlers cannot be started").map_err(Failure::unexpected)
-}
-
-/// The same for a command whose handlers do not change, if one of them is isolated.
+/// Starts the process that makes those in which the calls of isolated handlers run, this program once more, if one of them is.
 fn isolator_of(handlers: &[HandlerConfig]) -> Result<Option<Isolator>, Failure> {
-    handlers.iter().any(|handler| handler.spec.isolated).then(isolator).transpose()
+    if !handlers.iter().any(|handler| handler.spec.isolated) {
+        return Ok(None);
+    }
+    let started = Isolator::start(Path::new(THIS_PROGRAM));
+    let started = started.context("the process that makes those of isolated handlers cannot be started");
+    started.map(Some).map_err(Failure::unexpected)
 }
 
 async fn open(config: &Config) -> Result<Arc<dyn Bus>, Failure> {

@@ -4,7 +4,8 @@
 //! - `modules`: a component is verified, compiled and linked; `cache` keeps what was compiled; `wasi` and `contract_v0_1` are what it is linked to; `served`: which imports are.
 //! - `handler`: a module with what it may do.
 //! - `compile`: in a process of its own, or here; `confine` is what such a process takes from itself.
-//! - `isolate`: calls in processes of their own; `process` is what both kinds of processes beside the host are made with.
+//! - `isolate`: calls in processes of their own.
+//! - `beside`: both kinds of processes, from the host's side; `launch` starts them for a host that is confined; `process` is what all are made with.
 //! - `inspect`: what a component is, without compiling it.
 //! - `call`: one event through one instance, a fresh one unless `reuse` has kept one.
 //! - `host`: what a guest may ask for, and what it has asked for; `grants` says what it was given.
@@ -15,6 +16,7 @@
 //!   handlers whose calls do so again and again.
 //! - `limits`: every limit with its reason; `shape`: those on a module, looked at before it is compiled.
 
+mod beside;
 mod cache;
 mod call;
 mod compile;
@@ -27,6 +29,7 @@ mod host;
 mod http;
 mod inspect;
 mod isolate;
+mod launch;
 pub mod limits;
 mod modules;
 mod monitor;
@@ -61,6 +64,7 @@ pub use handler::Handler;
 pub use http::{Answer, BadRoots, BadUrl, Http, Unsent, UrlGrant, check_roots};
 pub use inspect::{Acceptance, Inspection, Producer, Signatures, inspect};
 pub use isolate::{COMMAND as ISOLATOR_COMMAND, Isolator, confine_as_worker, serve as serve_isolator};
+pub use launch::{COMMAND as LAUNCHER_COMMAND, Launcher, serve as serve_launcher};
 pub use modules::{LoadError, Module};
 pub use secret::Secret;
 pub use secrets::Secrets;

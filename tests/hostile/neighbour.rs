@@ -10,6 +10,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::sandbox::compiling::{children, signal};
 use crate::sandbox::support::{Remembering, event, guest, isolator, sandbox, spec};
 use crate::support::BOUND;
+use crate::support::process::processor;
 
 type Chunk = Vec<Finished<Instant>>;
 
@@ -155,7 +156,7 @@ fn one_whose_calls_have_a_process_of_their_own_leaves_the_processor_to_it_as_wel
         assert!(begun.elapsed() < BOUND);
         std::thread::park_timeout(Duration::from_millis(1));
     }
-    let used = || children(isolator.id()).into_iter().map(processor).sum::<Duration>();
+    let used = || children(isolator.id().unwrap()).into_iter().map(processor).sum::<Duration>();
     let (before, begun, mut called) = (used(), Instant::now(), 0);
     let time = Duration::from_secs(3);
     while begun.elapsed() < time {
@@ -192,14 +193,5 @@ fn a_slow_call_in_a_process_of_its_own_keeps_no_core_from_it() {
         std::thread::park_timeout(Duration::from_millis(1));
     }
     assert_eq!(slow.collect(|_| {}), 0, "it goes on");
-    children(isolator.id()).into_iter().for_each(|worker| signal(worker, "KILL"));
-}
-
-/// The processors' time of a process so far.
-fn processor(process: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
-    let (_, rest) = stat.rsplit_once(") ").unwrap();
-    let ticks: u64 = rest.split(' ').skip(11).take(2).map(|time| time.parse::<u64>().unwrap()).sum();
-    // A hundred in a second, on every Linux.
-    Duration::from_millis(ticks * 10)
+    children(isolator.id().unwrap()).into_iter().for_each(|worker| signal(worker, "KILL"));
 }

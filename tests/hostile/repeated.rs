@@ -133,7 +133,7 @@ fn refuse(sandbox: &sandbar::sandbox::Sandbox, case: &Case, repetitions: usize) 
 
 /// Bytes of the processes in which isolated calls run.
 fn of_workers(isolator: &Isolator) -> u64 {
-    children(isolator.id()).into_iter().map(|worker| resident_of(&worker.to_string())).sum()
+    children(isolator.id().unwrap()).into_iter().map(|worker| resident_of(&worker.to_string())).sum()
 }
 
 /// Bytes of this process that are in memory.

@@ -2,8 +2,9 @@
 
 use std::fs;
 
+use super::swapping::{until, variant_of};
 use super::*;
-use crate::sandbox::compiling::{BLOCKS, beside, child_of, is_over, slow, stop_at_work};
+use crate::sandbox::compiling::{BLOCKS, beside, child_of, children, is_over, launcher, signal, slow, stop_at_work};
 use crate::support::host::{guest, landlock, without};
 
 /// A line of `/proc/PID/status`, of every thread.
@@ -168,10 +169,61 @@ fn a_host_that_is_killed_leaves_no_compiler_behind() {
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace(&format!("module = {:?}", guest("probe")), "module = \"slow.wasm\"")).unwrap();
     let host = bench.run(&config, &[]);
-    let compiler = beside(host.id(), "compile-server");
+    let (launcher, compiler) = (launcher(host.id()), beside(host.id(), "compile-server"));
     let child = child_of(compiler);
     stop_at_work(child);
     host.kill();
-    is_over(compiler);
-    is_over(child);
+    [launcher, compiler, child].into_iter().for_each(is_over);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_host_does_not_need_is_not_started() {
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    let bus = open(&url).await;
+    let config = bench.config(&url, &[probe()]);
+    setting(&bench, "code_cache = \"code\"");
+    bench.ok(&["check", "--offline"], b"");
+    let host = bench.run(&config, &[]);
+    publish(&bus, "in", &[Draft::new("ok")]).await;
+    progress(&bus, "probe", |lag| lag == 0).await;
+    assert_eq!(
+        children(launcher(host.id())),
+        Vec::<u32>::new(),
+        "the code is in the cache, and no handler is isolated"
+    );
+
+    // Something new: it is there, and when it is lost the next one.
+    let mut lost = 0;
+    for mark in [1, 2] {
+        let module = variant_of(&bench, "probe", mark);
+        bench.ok(&["swap", "probe", module.to_str().unwrap()], b"");
+        let compiler = beside(host.id(), "compile-server");
+        assert_ne!(compiler, lost);
+        signal(compiler, "KILL");
+        is_over(compiler);
+        lost = compiler;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_process_that_starts_others_a_host_says_so() {
+    let bench = Bench::new();
+    let config = bench.config(&embedded(&bench), &[probe()]);
+    let host = bench.run(&config, &[]);
+    until(&bench, "it runs", |now| now["hosts"].as_array().is_some_and(|hosts| !hosts.is_empty())).await;
+    bench.ok(&["swap", "probe", variant_of(&bench, "probe", 1).to_str().unwrap()], b"");
+    for process in [beside(host.id(), "compile-server"), launcher(host.id())] {
+        signal(process, "KILL");
+        is_over(process);
+    }
+    for mark in [2, 3] {
+        let module = variant_of(&bench, "probe", mark);
+        let ran = bench.call(&["swap", "probe", module.to_str().unwrap()], b"");
+        assert!(
+            ran.code != 0 && ran.stderr.contains("it is started with the host: start that again"),
+            "{}",
+            ran.stderr
+        );
+    }
 }

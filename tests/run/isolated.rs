@@ -1,15 +1,16 @@
 //! Handlers whose calls run in processes of their own, in a real host: on every bus, and for as long as they are there.
 
-use std::fs;
-
 use super::swapping::variant_of;
 use super::*;
-use crate::sandbox::compiling::{beside, children, is_over, signal};
+use crate::sandbox::compiling::{beside, children, is_over, is_started_with, launcher, signal};
 use crate::sandbox::isolated::{PROCESS, is_in_memory};
+use crate::support::process::processor;
+
+const ISOLATOR: &str = "isolate-server";
 
 /// The process of a host that makes others, once it is there.
 fn isolator(host: &Host) -> u32 {
-    beside(host.id(), "isolate-server")
+    beside(host.id(), ISOLATOR)
 }
 
 /// Waits until a host has so many workers.
@@ -18,9 +19,10 @@ async fn workers(host: &Host, count: usize) -> Vec<u32> {
 }
 
 async fn workers_if(host: &Host, are: impl Fn(usize) -> bool) -> Vec<u32> {
-    let (isolator, end) = (isolator(host), Instant::now() + BOUND);
+    let (launcher, end) = (launcher(host.id()), Instant::now() + BOUND);
     loop {
-        let now = children(isolator);
+        let isolators = children(launcher).into_iter().filter(|id| is_started_with(*id, ISOLATOR));
+        let now: Vec<u32> = isolators.flat_map(children).collect();
         if are(now.len()) {
             return now;
         }
@@ -123,12 +125,8 @@ async fn an_event_that_ends_its_process_again_and_again_becomes_a_dead_letter() 
         // The one that computes: others may be there that wait.
         let end = Instant::now() + BOUND;
         let busy = loop {
-            let used = |id: &u32| {
-                let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
-                let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).to_owned();
-                rest.split(' ').nth(11).and_then(|time| time.parse::<u64>().ok()).unwrap_or(0)
-            };
-            let found = children(isolator(&host)).into_iter().find(|id| used(id) > 20);
+            let computes = |id: &u32| processor(*id) > Duration::from_millis(200);
+            let found = children(isolator(&host)).into_iter().find(computes);
             if let Some(found) = found.filter(|id| attempt == 1 || *id != ended) {
                 break found;
             }
@@ -219,4 +217,47 @@ fn a_word_that_is_no_isolation_is_refused() {
     let ran = bench.call(&["check", "--offline"], b"");
     assert_eq!(ran.code, 2, "{}", ran.stderr);
     assert!(ran.stderr.contains("isolation") && ran.stderr.contains("\"process\""), "{}", ran.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_makes_them_and_hangs_is_ended_and_replaced() {
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    let bus = open(&url).await;
+    let config = bench.config(&url, &[probe().with(PROCESS)]);
+    let host = bench.run(&config, &[]);
+    let (hangs, waits) = (isolator(&host), workers(&host, 1).await[0]);
+    signal(hangs, "STOP");
+    signal(waits, "KILL");
+    publish(&bus, "in", &[Draft::new("ok")]).await;
+    progress(&bus, "probe", |lag| lag == 0).await;
+    is_over(hangs);
+    assert_ne!(isolator(&host), hangs);
+    assert!(bus.dead_letters(&"in".into(), "probe", None, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_tells_all_processes_of_a_host_to_end_lets_calls_end_first() {
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    let bus = open(&url).await;
+    let config = bench.config(&url, &[probe().with(PROCESS).with("[handler.limits]\ntime = \"60s\"")]);
+    let mut host = bench.run_as(&config, &["--json"], |command| {
+        command.env("SANDBAR_LOG", "info");
+    });
+    let workers = workers(&host, 1).await;
+    publish(&bus, "in", &[Draft::new("busy").header("rounds", "300000000")]).await;
+    progress(&bus, "probe", |lag| lag == 0).await;
+    let begun = Instant::now();
+    while processor(workers[0]) < Duration::from_millis(50) {
+        assert!(begun.elapsed() < BOUND, "it is not called");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    // As whoever stops a unit of services does it.
+    for process in [&workers[..], &[isolator(&host), launcher(host.id()), host.id()]].concat() {
+        signal(process, "TERM");
+    }
+    host.finish();
+    let probe = &host.summary()["handlers"][0];
+    assert_eq!((&probe["acked"], &probe["retried"]), (&1.into(), &0.into()), "{}", host.log());
 }

@@ -1,25 +1,19 @@
 //! Slow calls go behind others: how the kernel schedules the thread of one.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sandbar::event::Verdict;
 use sandbar::sandbox::{Limits, Spec};
 
+use super::compiling::{OTHER, policy};
 use super::support::{bounded, call, event, probe, spec};
 
-const OTHER: u32 = 0;
 const BATCH: u32 = 3;
 
 /// Where the kernel tells of this thread.
 fn this_thread() -> PathBuf {
     PathBuf::from("/proc").join(std::fs::read_link("/proc/thread-self").unwrap())
-}
-
-/// How the thread is scheduled: field 41 of its `stat`, 39 after the name.
-fn policy(thread: &Path) -> u32 {
-    let stat = std::fs::read_to_string(thread.join("stat")).unwrap();
-    stat.rsplit_once(") ").unwrap().1.split(' ').nth(38).unwrap().parse().unwrap()
 }
 
 #[test]
@@ -29,11 +23,11 @@ fn the_thread_of_a_slow_call_is_behind_others_until_the_call_ends() {
     let (to_main, from_caller) = std::sync::mpsc::channel();
     let caller = std::thread::spawn(move || {
         let thread = this_thread();
-        assert_eq!(policy(&thread), OTHER, "before");
+        assert_eq!(policy(&thread), Some(OTHER), "before");
         to_main.send(thread.clone()).unwrap();
         let verdict = call(&handler, &event("spin", &[])).0;
         assert!(matches!(verdict, Verdict::Retry { .. }), "{verdict:?}");
-        assert_eq!(policy(&thread), OTHER, "afterwards");
+        assert_eq!(policy(&thread), Some(OTHER), "afterwards");
         // Whoever has seen enough is gone.
         drop(to_main.send(thread));
     });
@@ -41,7 +35,7 @@ fn the_thread_of_a_slow_call_is_behind_others_until_the_call_ends() {
         let thread = from_caller.recv().unwrap();
         let mut behind = false;
         while !behind && from_caller.try_recv().is_err() {
-            behind = policy(&thread) == BATCH;
+            behind = policy(&thread) == Some(BATCH);
             std::thread::yield_now();
         }
         behind

@@ -1,6 +1,7 @@
 //! Modules compiled in a process of their own: what comes of it is the same, and what may go wrong there does not go
 //! wrong here.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -18,6 +19,9 @@ use crate::support::process::finish;
 
 /// Enough to keep a compiler busy for seconds, and few enough to be let through.
 pub(crate) const BLOCKS: usize = 12_000;
+
+/// The policy of whatever asked for no other.
+pub(super) const OTHER: u32 = 0;
 
 const HANDLE: &str = r#"(func (export "handle") (param i32) (result i32) (i32.const 8))"#;
 
@@ -51,16 +55,20 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
     text.split_whitespace().map(|id| id.parse().unwrap()).collect()
 }
 
-/// A process that is a child of this one, once there is one.
+/// The one child of a process, once there is one.
 pub(crate) fn child_of(parent: u32) -> u32 {
-    child_that(parent, |_| true)
+    one_of(parent, |children| <[u32; 1]>::try_from(children).ok().map(|[child]| child))
 }
 
 /// A child of `parent` that `is_it`, once there is one.
 fn child_that(parent: u32, is_it: impl Fn(u32) -> bool) -> u32 {
+    one_of(parent, |children| children.into_iter().find(|child| is_it(*child)))
+}
+
+fn one_of(parent: u32, choose: impl Fn(Vec<u32>) -> Option<u32>) -> u32 {
     let begun = Instant::now();
     loop {
-        if let Some(child) = children(parent).into_iter().find(|child| is_it(*child)) {
+        if let Some(child) = choose(children(parent)) {
             return child;
         }
         assert!(begun.elapsed() < BOUND, "{parent} has the children {:?}", children(parent));
@@ -68,9 +76,18 @@ fn child_that(parent: u32, is_it: impl Fn(u32) -> bool) -> u32 {
     }
 }
 
+/// The process that starts others for a host, once it is there.
+pub(crate) fn launcher(host: u32) -> u32 {
+    child_that(host, |id| is_started_with(id, "launch-server"))
+}
+
 /// The process beside a host that was started with this word, once there is one.
 pub(crate) fn beside(host: u32, word: &str) -> u32 {
-    child_that(host, |id| std::fs::read_to_string(format!("/proc/{id}/cmdline")).is_ok_and(|line| line.contains(word)))
+    child_that(launcher(host), |id| is_started_with(id, word))
+}
+
+pub(crate) fn is_started_with(process: u32, word: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{process}/cmdline")).is_ok_and(|line| line.contains(word))
 }
 
 /// Waits until a process does nothing any more, whether or not somebody has asked how it ended.
@@ -132,12 +149,14 @@ fn code_of_a_child_is_kept_and_found_as_other_code() {
     let first = Compiling::InChild(compiler(CompileLimits::default()));
     let wasm = support::guest("noop");
     assert!(!Sandbox::new(&settings(first)).unwrap().load(&wasm).unwrap().is_cached());
-    // Whoever compiles: with the code at hand nobody is asked.
+    // Whoever compiles: with the code at hand nobody is asked, and nobody started in place of one that is lost.
     let nobody = compiler(CompileLimits::default());
-    signal(nobody.id(), "KILL");
-    for compiling in [Compiling::InProcess, Compiling::InChild(nobody)] {
+    let id = nobody.id();
+    signal(id.unwrap(), "KILL");
+    for compiling in [Compiling::InProcess, Compiling::InChild(nobody.clone())] {
         assert!(Sandbox::new(&settings(compiling)).unwrap().load(&wasm).unwrap().is_cached());
     }
+    assert_eq!(nobody.id(), id);
 }
 
 #[test]
@@ -163,7 +182,7 @@ fn compiling_is_stopped_at_its_time() {
     let text = error.to_string();
     assert!(text.contains("more than 1s of processor time") && text.contains("compile_time = \"2s\""), "{text}");
     assert!(begun.elapsed() < BOUND);
-    assert!(children(compiler.id()).is_empty(), "nothing goes on behind it");
+    assert!(children(compiler.id().unwrap()).is_empty(), "nothing goes on behind it");
     sandbox.load(&support::guest("noop")).unwrap();
 }
 
@@ -183,7 +202,7 @@ fn a_child_that_is_killed_is_an_error_and_the_next_one_compiles() {
     let compiler = compiler(CompileLimits::default());
     let sandbox = sandbox(&compiler);
     let loading = load_slowly(&sandbox);
-    signal(child_of(compiler.id()), "KILL");
+    signal(child_of(compiler.id().unwrap()), "KILL");
     let error = loading.join().unwrap();
     assert!(matches!(error, LoadError::Compiler(_)), "{error}");
     assert!(error.to_string().contains("was ended by signal 9"), "{error}");
@@ -196,7 +215,7 @@ fn a_child_that_takes_no_time_is_stopped_as_well() {
     let compiler = compiler(limits);
     let sandbox = sandbox(&compiler);
     let loading = load_slowly(&sandbox);
-    let child = child_of(compiler.id());
+    let child = child_of(compiler.id().unwrap());
     // It will never have used its second.
     signal(child, "STOP");
     let error = loading.join().unwrap();
@@ -205,35 +224,39 @@ fn a_child_that_takes_no_time_is_stopped_as_well() {
     sandbox.load(&support::guest("noop")).unwrap();
 }
 
-/// How the kernel schedules a process, if it is there: field 41 of its `stat`, 39 after the name.
-fn policy(process: u32) -> Option<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
+/// How the kernel schedules what has this directory in `/proc`, a process or a thread, if it is there: field 41 of its
+/// `stat`, 39 after the name.
+pub(super) fn policy(place: &Path) -> Option<u32> {
+    let stat = std::fs::read_to_string(place.join("stat")).ok()?;
     stat.rsplit_once(") ")?.1.split(' ').nth(38)?.parse().ok()
+}
+
+fn policy_of(process: u32) -> Option<u32> {
+    policy(&Path::new("/proc").join(process.to_string()))
 }
 
 #[test]
 fn a_child_yields_to_what_is_served_until_it_gets_nowhere() {
-    const OTHER: i32 = 0;
-    const IDLE: i32 = 5;
+    const IDLE: u32 = 5;
     let compiler = compiler(CompileLimits::default());
     let compiling = Compiling::InChild(compiler.clone());
     let sandbox = Sandbox::new(&Settings { threads: 1, compiling: compiling.clone(), ..Settings::default() }).unwrap();
     let loading = load_slowly(&sandbox);
-    let child = child_of(compiler.id());
+    let child = child_of(compiler.id().unwrap());
     stop_at_work(child);
-    assert_eq!(policy(child), Some(OTHER));
+    assert_eq!(policy_of(child), Some(OTHER));
     signal(child, "KILL");
     loading.join().unwrap();
 
     compiling.yield_to_others();
     let loading = load_slowly(&sandbox);
-    let starving = child_that(compiler.id(), |child| policy(child) == Some(IDLE));
+    let starving = child_that(compiler.id().unwrap(), |child| policy_of(child) == Some(IDLE));
     // As it is stopped it has no time at all. On a busy machine it may have got nowhere without that.
     let _ = Command::new("kill").args(["-s", "STOP", &starving.to_string()]).stderr(Stdio::null()).status();
     is_over(starving);
-    let child = child_that(compiler.id(), |child| child != starving);
+    let child = child_that(compiler.id().unwrap(), |child| child != starving);
     stop_at_work(child);
-    assert_eq!(policy(child), Some(OTHER));
+    assert_eq!(policy_of(child), Some(OTHER));
     signal(child, "KILL");
     loading.join().unwrap();
 }
@@ -244,7 +267,7 @@ fn a_child_has_bounds_and_filters_of_its_own() {
     let compiler = compiler(limits);
     let sandbox = sandbox(&compiler);
     let loading = load_slowly(&sandbox);
-    let child = child_of(compiler.id());
+    let child = child_of(compiler.id().unwrap());
     stop_at_work(child);
     let bounds = std::fs::read_to_string(format!("/proc/{child}/limits")).unwrap();
     let bound = |name: &str| {
@@ -268,31 +291,36 @@ fn a_child_ends_with_its_compiler() {
     let compiler = compiler(CompileLimits::default());
     let sandbox = sandbox(&compiler);
     let loading = load_slowly(&sandbox);
-    let child = child_of(compiler.id());
+    let child = child_of(compiler.id().unwrap());
     // Nothing that it does itself ends it.
     stop_at_work(child);
-    signal(compiler.id(), "KILL");
+    signal(compiler.id().unwrap(), "KILL");
     let error = loading.join().unwrap();
-    assert!(error.to_string().contains("the compiler's process is gone"), "{error}");
+    assert!(error.to_string().contains("the compiler's process is lost"), "{error}");
     is_over(child);
 }
 
 #[test]
-fn a_compiler_that_is_gone_is_an_error() {
+fn a_compiler_that_is_lost_is_replaced() {
     let compiler = compiler(CompileLimits::default());
     let sandbox = sandbox(&compiler);
-    sandbox.load(&support::guest("noop")).unwrap();
-    signal(compiler.id(), "KILL");
-    for _ in 0..2 {
-        let error = refused(&sandbox, &support::guest("noop"));
-        assert!(error.to_string().contains("the compiler's process is gone"), "{error}");
+    let wasm = support::guest("noop");
+    let mut ids = BTreeSet::new();
+    for _ in 0..3 {
+        sandbox.load(&wasm).unwrap();
+        let id = compiler.id().unwrap();
+        ids.insert(id);
+        // Whether or not it is known by the next time.
+        signal(id, "KILL");
+        is_over(id);
     }
+    assert_eq!(ids.len(), 3);
 }
 
 #[test]
 fn it_ends_with_whoever_started_it() {
     let compiler = compiler(CompileLimits::default());
-    let id = compiler.id();
+    let id = compiler.id().unwrap();
     let sandbox = sandbox(&compiler);
     sandbox.load(&support::guest("noop")).unwrap();
     drop((sandbox, compiler));
@@ -307,7 +335,7 @@ fn it_has_neither_the_environment_nor_the_files_of_its_host() {
     let compiler = compiler(CompileLimits::default());
     let sandbox = sandbox(&compiler);
     sandbox.load(&support::guest("noop")).unwrap();
-    let process = format!("/proc/{}", compiler.id());
+    let process = format!("/proc/{}", compiler.id().unwrap());
     let Ok(environment) = std::fs::read_to_string(format!("{process}/environ")) else {
         // Only root can look into it at all.
         assert!(!rustix::process::geteuid().is_root());

@@ -16,7 +16,7 @@ use super::compiling::{child_of, children, is_over, signal};
 use super::support::{self, Remembering, TOKEN, bounded, called, event, everything, logged, retried, spec};
 use crate::support::BOUND;
 use crate::support::host::{Bench, HandlerToml, guest, landlock, without};
-use crate::support::process::finish;
+use crate::support::process::{finish, processor};
 
 /// What makes a handler isolated.
 pub(crate) const PROCESS: &str = "isolation = \"process\"";
@@ -64,7 +64,7 @@ impl Apart {
     }
 
     fn workers(&self) -> Vec<u32> {
-        children(self.isolator.id())
+        children(self.isolator.id().unwrap())
     }
 }
 
@@ -158,7 +158,7 @@ fn limits_are_those_of_a_call_here() {
     assert_eq!(apart.workers().len(), 1, "its worker is there for the next call");
     drop(handler);
     let (handler, _) = apart.handler(spec());
-    let worker = child_of(apart.isolator.id());
+    let worker = child_of(apart.isolator.id().unwrap());
     let (code, reason) = retried(apart.call(&handler, &event("hold", &[("mebibytes", "100")])));
     assert_eq!(code, code::MEMORY_LIMIT, "{reason}");
     assert_eq!((apart.call(&handler, &event("ok", &[])), apart.workers()), (Verdict::Done, vec![worker]));
@@ -189,7 +189,7 @@ fn a_bus_in_trouble_is_no_attempt() {
 fn a_worker_that_is_killed_in_a_call_is_an_attempt_and_the_next_call_is_made() {
     let apart = Apart::new();
     let (handler, _) = apart.handler(spec());
-    let worker = child_of(apart.isolator.id());
+    let worker = child_of(apart.isolator.id().unwrap());
     let calling = {
         let (sandbox, handler) = (Arc::clone(&apart.sandbox), Arc::clone(&handler));
         thread::spawn(move || called(sandbox.call(&handler, &event("spin", &[]), 1, false)))
@@ -201,7 +201,7 @@ fn a_worker_that_is_killed_in_a_call_is_an_attempt_and_the_next_call_is_made() {
     assert_eq!((code.as_str(), effects.is_empty()), (code::TRAP, true));
     assert!(reason.contains("the process of this call was ended by signal 9"), "{reason}");
     assert_eq!(apart.call(&handler, &event("ok", &[])), Verdict::Done);
-    assert_ne!(child_of(apart.isolator.id()), worker);
+    assert_ne!(child_of(apart.isolator.id().unwrap()), worker);
 }
 
 /// Waits until a process has used some time of a processor.
@@ -223,7 +223,7 @@ fn a_worker_that_ended_while_it_waited_is_nobodys_attempt() {
     let apart = Apart::new();
     let (handler, _) = apart.handler(spec());
     for _ in 0..3 {
-        let worker = child_of(apart.isolator.id());
+        let worker = child_of(apart.isolator.id().unwrap());
         signal(worker, "KILL");
         is_over(worker);
         assert_eq!(apart.call(&handler, &event("ok", &[])), Verdict::Done);
@@ -235,7 +235,7 @@ fn a_worker_that_says_nothing_is_ended_after_the_time_of_its_call() {
     let apart = Apart::new();
     let limits = Limits { time: Duration::from_millis(100), ..Limits::default() };
     let (handler, _) = apart.handler(Spec { limits, ..spec() });
-    let worker = child_of(apart.isolator.id());
+    let worker = child_of(apart.isolator.id().unwrap());
     signal(worker, "STOP");
     let (sandbox, same) = (Arc::clone(&apart.sandbox), Arc::clone(&handler));
     let verdict = bounded(move || called(sandbox.call(&same, &event("ok", &[]), 1, false)).0);
@@ -264,7 +264,7 @@ fn workers_end_with_their_handler_and_leave_nothing_behind() {
 fn one_that_ends_is_asked_how_at_once() {
     let apart = Apart::new();
     let (_handler, _) = apart.handler(spec());
-    signal(child_of(apart.isolator.id()), "KILL");
+    signal(child_of(apart.isolator.id().unwrap()), "KILL");
     let begun = Instant::now();
     while !apart.workers().is_empty() {
         assert!(begun.elapsed() < BOUND, "the system still keeps it");
@@ -295,23 +295,41 @@ fn as_many_calls_are_made_at_once_as_are_begun_and_no_more_processes_kept_than_c
 }
 
 #[test]
-fn without_the_process_that_makes_them_there_are_no_calls() {
+fn the_process_that_makes_them_is_replaced_when_it_is_lost() {
     let apart = Apart::new();
     let (handler, _) = apart.handler(spec());
-    let worker = child_of(apart.isolator.id());
-    signal(apart.isolator.id(), "KILL");
-    // It takes its workers with it.
-    is_over(worker);
     for _ in 0..2 {
-        let ran = apart.sandbox.call(&handler, &event("ok", &[]), 1, false);
-        assert!(
-            matches!(&ran, Ran::NotCalled(why) if why.contains("the process that makes others is gone")),
-            "{ran:?}"
-        );
+        let (isolator, worker) = (apart.isolator.id().unwrap(), apart.workers()[0]);
+        signal(isolator, "KILL");
+        // It takes its workers with it.
+        is_over(worker);
+        assert_eq!(apart.call(&handler, &event("ok", &[])), Verdict::Done);
+        assert_ne!(apart.isolator.id().unwrap(), isolator);
     }
-    let services: Arc<dyn Services> = Arc::new(Remembering::default());
-    let refused = apart.sandbox.handler(&apart.probe, Spec { isolated: true, ..spec() }, services);
-    assert!(matches!(refused, Err(Error::Isolation { .. })), "{refused:?}");
+    assert_eq!(apart.workers().len(), 1);
+}
+
+#[test]
+fn a_call_whose_process_is_lost_with_the_one_that_made_it_is_tried_again() {
+    let apart = Apart::new();
+    let limits = Limits { time: BOUND, ..Limits::default() };
+    let (handler, _) = apart.handler(Spec { limits, ..spec() });
+    let (isolator, worker) = (apart.isolator.id().unwrap(), apart.workers()[0]);
+    let verdict = thread::scope(|scope| {
+        let call = scope.spawn(|| apart.call(&handler, &event("spin", &[])));
+        let begun = Instant::now();
+        while processor(worker) < Duration::from_millis(50) {
+            assert!(begun.elapsed() < BOUND, "it is not called");
+            thread::yield_now();
+        }
+        signal(isolator, "KILL");
+        call.join().unwrap()
+    });
+    assert!(
+        matches!(&verdict, Verdict::Retry { code, reason, .. } if code == code::TRAP && reason.contains("was lost")),
+        "{verdict:?}"
+    );
+    assert_eq!(apart.isolator.id(), Some(isolator), "nobody is started to be asked for its end");
 }
 
 #[test]
@@ -371,7 +389,7 @@ fn a_worker_holds_the_secrets_of_its_handler_and_of_no_other() {
     // Made here, so that the program's file does not hold them.
     let value = |of: &str| format!("{of}-secret-of-a-handler-{:x}", std::process::id());
     let (mine, _) = apart.handler(with(&value("my")));
-    let worker = child_of(apart.isolator.id());
+    let worker = child_of(apart.isolator.id().unwrap());
     let (other, _) = apart.handler(with(&value("other")));
     let telling = |value: &str| event("secret", &[("name", "TOKEN"), ("way", "is"), ("value", value)]);
     for (handler, value) in [(&mine, value("my")), (&other, value("other"))] {
@@ -391,7 +409,7 @@ fn a_worker_has_one_socket_and_nothing_else() {
     rustix::io::fcntl_setfd(&writer, rustix::io::FdFlags::empty()).unwrap();
     let apart = Apart::new();
     let (_one, _) = apart.handler(spec());
-    let worker = child_of(apart.isolator.id());
+    let worker = child_of(apart.isolator.id().unwrap());
     let (_other, _) = apart.handler(spec());
     let status = fs::read_to_string(format!("/proc/{worker}/status")).unwrap();
     for line in ["NoNewPrivs:\t1", "Seccomp:\t2", "Seccomp_filters:\t2"] {

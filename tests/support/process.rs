@@ -4,6 +4,7 @@ use std::io::{Read, Write as _};
 use std::process::{Child, Output};
 use std::sync::mpsc;
 use std::thread;
+use std::time::Duration;
 
 use super::BOUND;
 
@@ -60,4 +61,13 @@ impl Ran {
     pub(crate) fn text(&self) -> String {
         String::from_utf8(self.stdout.clone()).unwrap()
     }
+}
+
+/// The processors' time of a process so far; none if it is gone.
+pub(crate) fn processor(process: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let rest = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+    let ticks: u64 = rest.split(' ').skip(11).take(2).map(|time| time.parse::<u64>().unwrap()).sum();
+    // A hundred in a second, on every Linux.
+    Duration::from_millis(ticks * 10)
 }

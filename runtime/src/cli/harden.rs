@@ -4,9 +4,10 @@
 //! The files that stay within reach follow from the configuration. System calls are refused by name: a list of what an
 //! executor, a client of the bus and an engine may need would be long, would differ between C libraries and kernels, and
 //! a gap in it would be found in service. The list of what no host ever needs is short, and a gap in it is one more thing
-//! that is left to permissions, as before. Programs are not executed at all, this one included: modules are compiled by a
-//! process that was started before.
+//! that is left to permissions, as before. Programs are not executed at all, this one included: what compiles modules and what
+//! makes workers is started by a process that was started before.
 
+use std::collections::BTreeSet;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -98,7 +99,7 @@ fn apply(files: &[(PathBuf, Access)]) -> Result<Vec<&'static str>, confine::Erro
 /// The files that serving this configuration needs, now and as long as it runs. Those of the configuration itself, of
 /// modules and of secrets may be replaced and read again, which is a matter of their directories.
 fn files(config: &Config, bus: &bus::Surroundings) -> Vec<(PathBuf, Access)> {
-    let mut read: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
+    let mut read: BTreeSet<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
     read.extend(around(&config.path));
     read.extend(config.all_handlers().flat_map(|handler| around(&handler.module)));
     read.extend(config.schemas.dirs.iter().cloned());

@@ -1,17 +1,20 @@
 //! `sandbar run`: the host itself.
 
 use std::io::IsTerminal as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use sandbar::config::{Config, ControlSocket, Environment, Problems};
 use sandbar::pipeline::{self, Control, Quiet, Reloaded, Stopped, Summary, Until};
+use sandbar::sandbox::{Compiler, Compiling, Isolator, Launcher};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{ConfigArgs, Exit, Failure, compiler, exit_of, harden, isolator, log_to_stderr, out, socket};
+use super::{ConfigArgs, Exit, Failure, THIS_PROGRAM, exit_of, harden, log_to_stderr, out, socket};
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct Args {
@@ -40,6 +43,9 @@ pub(super) struct Ready {
 
 /// Reads the configuration and confines this process, which has one thread; `None` if there is nothing to run.
 pub(super) fn prepare(args: Args) -> Result<Option<Ready>, Failure> {
+    // A confined process starts no other. It gets ready while this one reads its configuration.
+    let launcher = Launcher::start(Path::new(THIS_PROGRAM)).context("the process that starts others cannot be started");
+    let launcher = launcher.map_err(Failure::unexpected)?;
     let mut config = args.config.load()?;
     log_to_stderr(config.host.log.clone())?;
     if !config.host.consumers_enabled {
@@ -55,10 +61,9 @@ pub(super) fn prepare(args: Args) -> Result<Option<Ready>, Failure> {
     for handler in &mut config.handlers {
         handler.group.join_foreign = args.join_foreign;
     }
-    // A confined process starts no other.
-    config.host.compiling = compiler(&config)?;
-    // Also if no handler is isolated: one may be after the next reload, which is for moments when another start is not.
-    config.host.isolator = Some(isolator()?);
+    config.host.compiling = Compiling::InChild(Compiler::by(&launcher, config.host.compile));
+    // Also if no handler is isolated: one may be after the next reload.
+    config.host.isolator = Some(Isolator::by(&launcher));
     harden::harden(&config)?;
     Ok(Some(Ready { args, config }))
 }

@@ -8,22 +8,20 @@
 //! it cannot keep the host from going on. SECURITY.md says what remains.
 
 use std::fs::File;
-use std::io::{self, Read, Write as _};
-use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
+use std::io::{self, Read, Write};
 use std::path::Path;
-use std::process::Child;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use super::beside::{Beside, Patience, Role, Starter};
 use super::confine;
+use super::launch::Launcher;
 use super::modules::{LoadError, chain, refused};
-use super::{call, limits, process};
+use super::{call, limits};
 
 pub(super) mod cell;
 mod server;
@@ -60,18 +58,9 @@ pub struct Compiler {
 }
 
 struct Inner {
-    id: u32,
+    beside: Beside,
     limits: CompileLimits,
     yields: AtomicBool,
-    process: Mutex<Process>,
-}
-
-struct Process {
-    /// `None` once anything went wrong on it.
-    link: Option<File>,
-    child: Child,
-    /// What confines it was read.
-    greeted: bool,
 }
 
 /// The first byte of whatever the other side says.
@@ -147,52 +136,42 @@ fn load(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
 
 impl Compiler {
     /// Starts one. `program` must call [`serve`] when it is started with the one argument [`COMMAND`]; `sandbar` does.
-    /// It inherits neither environment nor descriptors, and does not wait for anything here.
+    /// It inherits neither environment nor descriptors, and does not wait for anything here. If it is lost another one is
+    /// started.
     ///
     /// # Errors
     ///
     /// If the process cannot be started.
     pub fn start(program: &Path, limits: CompileLimits) -> io::Result<Self> {
-        let threads = available_parallelism().map_or(1, NonZeroUsize::get).min(limits::COMPILE_THREADS);
-        // The allocator would take a large piece of address space at once, of which nothing could be bounded.
-        let told = [("MIMALLOC_ARENA_RESERVE", "16MiB"), ("RAYON_NUM_THREADS", &threads.to_string())];
-        let (ours, child) = process::beside(program, COMMAND, &told)?;
-        ours.set_read_timeout(Some(limits.wall().saturating_add(SLACK)))?;
-        ours.set_write_timeout(Some(SLACK))?;
-        let link = Some(File::from(OwnedFd::from(ours)));
-        let id = child.id();
-        let process = Mutex::new(Process { link, child, greeted: false });
-        Ok(Self { inner: Arc::new(Inner { id, limits, yields: AtomicBool::new(false), process }) })
+        let compiler = Self::new(Starter::Here(program.to_owned()), limits);
+        compiler.inner.beside.start()?;
+        Ok(compiler)
     }
 
-    /// The process, for whoever looks at it from outside.
+    /// The same, started when it is first needed, and not by this process.
     #[must_use]
-    pub fn id(&self) -> u32 {
-        self.inner.id
+    pub fn by(launcher: &Launcher, limits: CompileLimits) -> Self {
+        Self::new(Starter::Launcher(launcher.clone()), limits)
+    }
+
+    fn new(starter: Starter, limits: CompileLimits) -> Self {
+        let patience = Patience { hear: SLACK, answer: limits.wall().saturating_add(SLACK) };
+        let beside = Beside::new(Role::Compile, starter, patience);
+        Self { inner: Arc::new(Inner { beside, limits, yields: AtomicBool::new(false) }) }
+    }
+
+    /// The process, for whoever looks at it from outside, if one was started.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.inner.beside.id()
     }
 
     /// Compiles a component; one at a time.
     fn compile(&self, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
-        let limits = &self.inner.limits;
-        let mut process = self.inner.process.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = |error: io::Error| {
-            LoadError::Compiler(format!(
-                "the compiler's process is gone ({error}); it is started with the host: start that again"
-            ))
-        };
-        let Some(mut link) = process.link.take() else { return Err(gone(io::ErrorKind::BrokenPipe.into())) };
-        if !process.greeted {
-            let (kind, text) = hear(&mut link).map_err(gone)?;
-            if kind != kind::READY {
-                return Err(gone(io::Error::other(text_of(&text))));
-            }
-            if !text.is_empty() {
-                tracing::warn!("the compiler's process is less confined than it could be: {}", text_of(&text));
-            }
-            process.greeted = true;
-        }
-        let (kind, answer) = ask(&mut link, limits, self.inner.yields.load(Ordering::Relaxed), wasm).map_err(gone)?;
-        process.link = Some(link);
+        let Inner { beside, limits, yields } = &*self.inner;
+        let answer = beside.ask(greet, |link| ask(link, limits, yields.load(Ordering::Relaxed), wasm));
+        let (kind, answer) = answer
+            .map_err(|error| LoadError::Compiler(format!("the compiler's process is lost ({error}): try again")))?;
         match kind {
             kind::COMPILED => Ok(answer),
             kind::REFUSED => Err(refused(text_of(&answer))),
@@ -223,16 +202,6 @@ impl std::fmt::Debug for Compiler {
     }
 }
 
-// === impl Process ===
-
-impl Drop for Process {
-    /// It ends by itself once nobody holds the other end of its socket, and takes its child with it.
-    fn drop(&mut self) {
-        drop(self.link.take());
-        process::wait_briefly(&mut self.child);
-    }
-}
-
 /// Confines this process as one that compiles a module, for good: to see what is left to it.
 ///
 /// # Errors
@@ -244,7 +213,19 @@ pub fn confine_as_compiler(limits: &CompileLimits) -> Result<(), confine::Error>
     cell::compile(limits.time, own.saturating_add(limits.memory), !missing.contains(&"no seccomp"))
 }
 
-fn ask(link: &mut File, limits: &CompileLimits, yields: bool, wasm: &[u8]) -> io::Result<(u8, Vec<u8>)> {
+/// What a new one says first.
+fn greet(link: &mut impl Read) -> io::Result<()> {
+    let (kind, text) = hear(link)?;
+    if kind != kind::READY {
+        return Err(io::Error::other(text_of(&text)));
+    }
+    if !text.is_empty() {
+        tracing::warn!("the compiler's process is less confined than it could be: {}", text_of(&text));
+    }
+    Ok(())
+}
+
+fn ask(link: &mut (impl Read + Write), limits: &CompileLimits, yields: bool, wasm: &[u8]) -> io::Result<(u8, Vec<u8>)> {
     let time = u64::try_from(limits.time.as_nanos()).unwrap_or(u64::MAX);
     let header: Header = [time, limits.memory, u64::from(yields), wasm.len() as u64];
     for number in header {

@@ -6,7 +6,7 @@
 //! by the methods that serve guests in its own process, so that whoever takes a worker over can do what that handler may.
 //!
 //! - here: the host's side of a call, and the worker that it goes to.
-//! - `server`: the process that makes workers, started before the host confines itself.
+//! - `server`: the process that makes workers.
 //! - `worker`: an ordinary sandbox with one place, whose imports ask the host.
 //! - `wire`: what crosses.
 
@@ -200,16 +200,15 @@ impl Worker {
 
     /// Ends it, and says how that came about.
     fn end(mut self, error: &io::Error) -> String {
-        let status = self.id.take().map(|id| self.isolator.end(id));
+        let status = self.id.take().and_then(|id| self.isolator.end(id));
         if error.kind() == io::ErrorKind::InvalidData {
             return format!("was ended: {error}");
         }
         match status {
-            Some(Ok(status)) => match (status.signal(), status.code()) {
+            Some(status) => match (status.signal(), status.code()) {
                 (Some(signal), _) => format!("was ended by signal {signal}"),
                 (None, code) => format!("ended by itself, with {}", code.unwrap_or_default()),
             },
-            Some(Err(gone)) => format!("was lost: {gone}"),
             None => format!("was lost: {error}"),
         }
     }
@@ -218,8 +217,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         if let Some(id) = self.id.take() {
-            // Without the process that made it there is no worker either.
-            drop(self.isolator.end(id));
+            self.isolator.end(id);
         }
     }
 }

@@ -1,54 +1,21 @@
-//! Processes beside the host: how one is started and how it meets its host, and pipes, sockets, descriptors and children
-//! as the kernel has them, where the standard library has no name for it.
+//! What processes beside the host are made with: pipes, sockets, descriptors, signals and children as the kernel has them,
+//! where the standard library has no name for it.
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::time::Duration;
 
 use rustix::fs::FileType;
 
 /// Descriptors beyond this are not looked for where the kernel cannot close them all at once.
 const OLD_MOST_FILES: RawFd = 4_096;
 
-/// How long a process may take to end when it is told to.
-const FAREWELL: Duration = Duration::from_secs(2);
-
-/// Starts a program with one argument, an environment of what it is told and nothing else, and one end of a socket as its
-/// standard input; the other end is returned. It inherits no other descriptor and waits for nothing here.
-pub(super) fn beside(program: &Path, command: &str, told: &[(&str, &str)]) -> io::Result<(UnixStream, Child)> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let child = Command::new(program)
-        .arg0("sandbar")
-        .arg(command)
-        .env_clear()
-        .envs(told.iter().copied())
-        .current_dir("/")
-        // What a terminal sends to the host's group is not meant for it.
-        .process_group(0)
-        .stdin(OwnedFd::from(theirs))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()?;
-    Ok((ours, child))
-}
-
-/// Waits for a process that ends by itself, since nobody holds the other end of its socket any more. A signal might be
-/// refused by then.
-pub(super) fn wait_briefly(child: &mut Child) {
-    let begun = Instant::now();
-    // It is gone in a millisecond. One that hangs is left to the system.
-    while matches!(child.try_wait(), Ok(None)) && begun.elapsed() < FAREWELL {
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
-}
-
-/// In what [`beside`] started: the socket to its host, which is its standard input until then. All else that is open is
+/// In a process that was started with a socket to its host as its standard input: that socket. All else that is open is
 /// closed but standard output and error.
 pub(super) fn link_of_host() -> io::Result<OwnedFd> {
     // SAFETY: standard input is open (what starts a program sees to it), and nothing else here uses it.
@@ -269,6 +236,24 @@ pub(super) fn close_from(first: RawFd) -> io::Result<()> {
     for file in first..OLD_MOST_FILES {
         // SAFETY: as above. Most of these are not open.
         unsafe { libc::close(file) };
+    }
+    Ok(())
+}
+
+/// Reads all that there is on what [`ends_of_children`] made: one signal may stand for several ends.
+pub(super) fn drain(ends: &mut File) {
+    let mut signals = [0; size_of::<libc::signalfd_siginfo>()];
+    while ends.read(&mut signals).is_ok_and(|read| read > 0) {}
+}
+
+/// What tells a process to end is not for this one and those that it starts, which end with their host: who stops a whole
+/// unit stops the host too, and that one needs them until it has drained.
+pub(super) fn ends_with_its_host_only() -> io::Result<()> {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: it takes numbers, and touches no memory of this process.
+        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
     }
     Ok(())
 }

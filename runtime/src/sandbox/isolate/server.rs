@@ -10,12 +10,15 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::process::{Child, ExitStatus};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use super::super::beside::{Beside, Patience, Role, Starter};
+use super::super::launch::Launcher;
 use super::super::process::{
-    self, close_from, end_now, ends_of_children, fork, kill, link_of_host, ready, receive_with, same, send_with, wait,
+    close_from, drain, end_now, ends_of_children, fork, kill, link_of_host, ready, receive_with, same, send_with, wait,
 };
 use super::super::{confine, limits};
 use super::{cell, worker};
@@ -34,6 +37,9 @@ type Request = [u8; 9];
 /// The greeting of one that could not confine itself, and ends. Else it is what the kernel lacks.
 const UNCONFINED: i32 = -1;
 
+/// What it says of a worker that another process made before it.
+const UNKNOWN: i32 = -1;
+
 /// Makes processes for the calls of handlers. Cloning shares it; they end with the last clone, or with this process.
 #[derive(Clone)]
 pub struct Isolator {
@@ -41,17 +47,8 @@ pub struct Isolator {
 }
 
 struct Inner {
-    id: u32,
-    process: Mutex<Process>,
-}
-
-struct Process {
-    /// `None` once anything went wrong on it.
-    link: Option<UnixStream>,
-    child: Child,
-    /// What confines it was read.
-    greeted: bool,
-    made: u64,
+    beside: Beside,
+    made: AtomicU64,
 }
 
 /// A worker, as the process knows it that made it.
@@ -74,48 +71,65 @@ struct Server {
 
 impl Isolator {
     /// Starts one. `program` must call [`serve`] when it is started with the one argument [`COMMAND`]; `sandbar` does.
-    /// It inherits neither environment nor descriptors, and does not wait for anything here.
+    /// It inherits neither environment nor descriptors, and does not wait for anything here. If it is lost another one is
+    /// started.
     ///
     /// # Errors
     ///
     /// If the process cannot be started.
     pub fn start(program: &Path) -> io::Result<Self> {
-        // As for a compiler: the allocator would take a large piece of address space at once.
-        let (link, child) = process::beside(program, COMMAND, &[("MIMALLOC_ARENA_RESERVE", "16MiB")])?;
-        link.set_read_timeout(Some(PATIENCE))?;
-        link.set_write_timeout(Some(PATIENCE))?;
-        let id = child.id();
-        let process = Mutex::new(Process { link: Some(link), child, greeted: false, made: 0 });
-        Ok(Self { inner: Arc::new(Inner { id, process }) })
+        let isolator = Self::new(Starter::Here(program.to_owned()));
+        isolator.inner.beside.start()?;
+        Ok(isolator)
     }
 
-    /// The process, for whoever looks at it from outside.
+    /// The same, started when it is first needed, and not by this process.
     #[must_use]
-    pub fn id(&self) -> u32 {
-        self.inner.id
+    pub fn by(launcher: &Launcher) -> Self {
+        Self::new(Starter::Launcher(launcher.clone()))
+    }
+
+    fn new(starter: Starter) -> Self {
+        let beside = Beside::new(Role::Isolate, starter, Patience { hear: PATIENCE, answer: PATIENCE });
+        Self { inner: Arc::new(Inner { beside, made: AtomicU64::new(0) }) }
+    }
+
+    /// The process, for whoever looks at it from outside, if one was started.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.inner.beside.id()
     }
 
     /// Makes a worker that speaks over this socket.
     pub(super) fn make(&self, socket: &UnixStream) -> io::Result<u64> {
-        let mut process = self.inner.process.lock().unwrap_or_else(PoisonError::into_inner);
-        process.made += 1;
-        let id = process.made;
-        match process.ask(request(MAKE, id), Some(socket))? {
+        let id = self.inner.made.fetch_add(1, Ordering::Relaxed);
+        let request = request(MAKE, id);
+        let made = self.inner.beside.ask(greet, |link| {
+            send_with(link, &request, socket.as_fd())?;
+            hear(link)
+        });
+        match made.map_err(|error| {
+            io::Error::new(error.kind(), format!("the process that makes others cannot be used: {error}"))
+        })? {
             0 => Ok(id),
             error => Err(io::Error::from_raw_os_error(error)),
         }
     }
 
-    /// Ends a worker if it has not ended yet, and says how it did.
-    pub(super) fn end(&self, id: u64) -> io::Result<ExitStatus> {
-        let mut process = self.inner.process.lock().unwrap_or_else(PoisonError::into_inner);
-        process.ask(request(END, id), None).map(ExitStatus::from_raw)
+    /// Ends a worker if it has not ended yet, and says how it did; `None` if it was lost with the process that made it.
+    pub(super) fn end(&self, id: u64) -> Option<ExitStatus> {
+        let request = request(END, id);
+        let ended = self.inner.beside.ask_the_same(|link| {
+            link.write_all(&request)?;
+            hear(link)
+        });
+        ended.filter(|status| *status != UNKNOWN).map(ExitStatus::from_raw)
     }
 }
 
 impl std::fmt::Debug for Isolator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Isolator").field("id", &self.inner.id).finish_non_exhaustive()
+        f.debug_struct("Isolator").field("id", &self.id()).finish_non_exhaustive()
     }
 }
 
@@ -127,43 +141,18 @@ impl PartialEq for Isolator {
 
 impl Eq for Isolator {}
 
-// === impl Process ===
-
-impl Process {
-    fn ask(&mut self, request: Request, socket: Option<&UnixStream>) -> io::Result<i32> {
-        let gone = |error: io::Error| {
-            let text = "the process that makes others is gone; it is started with the host: start that again";
-            io::Error::new(error.kind(), format!("{text} ({error})"))
-        };
-        let Some(mut link) = self.link.take() else { return Err(gone(io::ErrorKind::BrokenPipe.into())) };
-        if !self.greeted {
-            let missing = hear(&mut link).map_err(gone)?;
-            if missing == UNCONFINED {
-                return Err(io::Error::other("the process that makes others cannot be confined"));
-            }
-            for (bit, what) in [(cell::NO_LANDLOCK, "no Landlock"), (cell::NO_SECCOMP, "no seccomp")] {
-                if missing & bit != 0 {
-                    tracing::warn!("the processes of isolated handlers are less confined than they could be: {what}");
-                }
-            }
-            self.greeted = true;
+/// What a new one says first.
+fn greet(link: &mut UnixStream) -> io::Result<()> {
+    let missing = hear(link)?;
+    if missing == UNCONFINED {
+        return Err(io::Error::other("it cannot be confined"));
+    }
+    for (bit, what) in [(cell::NO_LANDLOCK, "no Landlock"), (cell::NO_SECCOMP, "no seccomp")] {
+        if missing & bit != 0 {
+            tracing::warn!("the processes of isolated handlers are less confined than they could be: {what}");
         }
-        let sent = match socket {
-            Some(socket) => send_with(&link, &request, socket.as_fd()),
-            None => link.write_all(&request),
-        };
-        let answer = sent.and_then(|()| hear(&mut link)).map_err(gone)?;
-        self.link = Some(link);
-        Ok(answer)
     }
-}
-
-impl Drop for Process {
-    /// It ends by itself once nobody holds the other end of its socket, and takes its workers with it.
-    fn drop(&mut self) {
-        drop(self.link.take());
-        process::wait_briefly(&mut self.child);
-    }
+    Ok(())
 }
 
 fn request(what: u8, id: u64) -> Request {
@@ -244,7 +233,7 @@ impl Server {
             },
             (END, _) => match self.workers.iter().position(|worker| worker.id == id) {
                 Some(at) => self.workers.swap_remove(at).end().map(ExitStatusExt::into_raw),
-                None => Ok(0),
+                None => Ok(UNKNOWN),
             },
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -252,9 +241,7 @@ impl Server {
 
     /// Asks how those ended that did: until then the system keeps them.
     fn bury(&mut self) -> io::Result<()> {
-        // One signal may stand for several.
-        let mut signals = [0; size_of::<libc::signalfd_siginfo>()];
-        while self.ends.read(&mut signals).is_ok_and(|read| read > 0) {}
+        drain(&mut self.ends);
         for worker in &mut self.workers {
             worker.look()?;
         }
