@@ -99,6 +99,8 @@ impl Role {
             Self::Compile => {
                 let threads = available_parallelism().map_or(1, usize::from).min(limits::COMPILE_THREADS);
                 told.push(("RAYON_NUM_THREADS", threads.to_string()));
+                // Whatever compiles one module starts with nothing: clearing pages of 2 MiB would take a third of its time.
+                told.push(("MIMALLOC_ALLOW_THP", "0".to_owned()));
                 compile::COMMAND
             }
             Self::Isolate => isolate::COMMAND,

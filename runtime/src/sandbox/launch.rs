@@ -107,7 +107,7 @@ impl Server {
         loop {
             let [asked, ended] = ready([Some(self.link.as_raw_fd()), Some(self.ends.as_raw_fd())], limits::FOR_EVER)?;
             if ended {
-                drain(&mut self.ends);
+                drain(&self.ends);
                 for place in &mut self.children {
                     place.take_if(|child| !matches!(child.try_wait(), Ok(None)));
                 }

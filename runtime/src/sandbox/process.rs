@@ -241,7 +241,7 @@ pub(super) fn close_from(first: RawFd) -> io::Result<()> {
 }
 
 /// Reads all that there is on what [`ends_of_children`] made: one signal may stand for several ends.
-pub(super) fn drain(ends: &mut File) {
+pub(super) fn drain(mut ends: &File) {
     let mut signals = [0; size_of::<libc::signalfd_siginfo>()];
     while ends.read(&mut signals).is_ok_and(|read| read > 0) {}
 }

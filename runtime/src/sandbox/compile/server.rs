@@ -17,7 +17,8 @@ use super::super::confine;
 use super::super::modules::chain;
 use super::super::pool::compiling as settings;
 use super::super::process::{
-    close_from, end_now, fork, kill, link_of_host, more, pipe, ready, same, time_of, wait, yield_to_others,
+    close_from, drain, end_now, ends_of_children, fork, kill, link_of_host, more, pipe, ready, same, time_of, wait,
+    yield_to_others,
 };
 use super::{CompileLimits, Header, cell, kind, tell};
 use crate::sandbox::limits;
@@ -25,12 +26,11 @@ use crate::sandbox::limits;
 /// Bytes of what a child writes as it dies.
 const LAST_WORDS: usize = 4 << 10;
 
-/// How often a child is looked for that has closed its pipes and not ended.
-const LOOK: Duration = Duration::from_millis(1);
-
 /// What this process has, beside its socket.
 struct Server {
     link: File,
+    /// Ready when a child has ended.
+    ends: File,
     engine: Engine,
     /// Bytes of address space of this process itself.
     own: u64,
@@ -87,13 +87,14 @@ fn start(link: File) -> Result<(Server, Vec<&'static str>), String> {
     let engine = Engine::new(&settings()).map_err(|error| chain(&error))?;
     // If memory is short the system ends this process or its child, not the host. It may refuse.
     drop(std::fs::write("/proc/self/oom_score_adj", "1000"));
+    let ends = ends_of_children().map_err(|error| error.to_string())?;
     let own = address_space();
     let missing = cell::serve().map_err(|error| {
         let cause = std::error::Error::source(&error).map_or_else(String::new, |cause| format!(": {cause}"));
         format!("it cannot be confined: {error}{cause}")
     })?;
     let filtered = !missing.contains(&"no seccomp");
-    Ok((Server { link, engine, own, filtered }, missing))
+    Ok((Server { link, ends, engine, own, filtered }, missing))
 }
 
 /// Bytes of address space that this process takes.
@@ -232,18 +233,18 @@ impl Server {
                 wait(child, true)?;
                 return Ok(Watched::Starved);
             }
-            let [host, out, err] = ready(
+            let [host, ended, out, err] = ready(
                 [
                     Some(self.link.as_raw_fd()),
+                    Some(self.ends.as_raw_fd()),
                     output.as_ref().map(File::as_raw_fd),
                     errors.as_ref().map(File::as_raw_fd),
                 ],
-                match (is_silent, request.yields) {
-                    (true, _) => LOOK.min(left),
-                    (false, true) => limits::COMPILE_LOOK.min(left),
-                    (false, false) => left,
-                },
+                if request.yields && !is_silent { limits::COMPILE_LOOK.min(left) } else { left },
             )?;
+            if ended {
+                drain(&self.ends);
+            }
             if host {
                 // It says nothing while it waits: this is its end.
                 kill(child);

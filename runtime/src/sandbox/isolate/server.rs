@@ -241,7 +241,7 @@ impl Server {
 
     /// Asks how those ended that did: until then the system keeps them.
     fn bury(&mut self) -> io::Result<()> {
-        drain(&mut self.ends);
+        drain(&self.ends);
         for worker in &mut self.workers {
             worker.look()?;
         }
