@@ -12,7 +12,7 @@ rounds=${AGAINST_ROUNDS:-11}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-names=(noop_fresh xapi_fresh sqlite_noop publish cold_start_ms)
+names=(noop_fresh xapi_fresh sqlite_noop publish cold_start_ms cold_start_compiling_ms)
 
 drained() {
     local build=$1 binary=$2
