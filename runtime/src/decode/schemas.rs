@@ -96,7 +96,7 @@ pub(super) fn load(dirs: &[PathBuf], builtin: bool) -> Result<HashMap<String, Kn
 }
 
 /// The event type of a schema that ships with Sandbar, by the name of its file.
-pub(super) fn kind_of_builtin(name: &str) -> Option<String> {
+fn kind_of_builtin(name: &str) -> Option<String> {
     kinds_of_file(Path::new(name)).last()
 }
 

@@ -4,7 +4,6 @@
 //! Most hosts need none of them most of the time: code is in the cache and no handler is isolated. So each is started when it
 //! is first asked for something, and anew when it is gone.
 
-use std::fmt;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -178,12 +177,6 @@ impl Beside {
 
     fn lock(&self) -> MutexGuard<'_, Option<Running>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl fmt::Debug for Beside {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Beside").field("role", &self.role).field("id", &self.id()).finish_non_exhaustive()
     }
 }
 

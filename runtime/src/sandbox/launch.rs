@@ -25,15 +25,10 @@ pub const COMMAND: &str = "launch-server";
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Starts the processes beside a host. Cloning shares it; it ends with the last clone, or with this process.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Launcher {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    id: u32,
     /// `None` once anything went wrong on it.
-    link: Mutex<Option<UnixStream>>,
+    link: Arc<Mutex<Option<UnixStream>>>,
 }
 
 /// The process itself.
@@ -59,13 +54,13 @@ impl Launcher {
         let (link, theirs) = UnixStream::pair()?;
         link.set_read_timeout(Some(PATIENCE))?;
         link.set_write_timeout(Some(PATIENCE))?;
-        let id = beside::execute(program, COMMAND, &[], theirs.into())?.id();
-        Ok(Self { inner: Arc::new(Inner { id, link: Mutex::new(Some(link)) }) })
+        beside::execute(program, COMMAND, &[], theirs.into())?;
+        Ok(Self { link: Arc::new(Mutex::new(Some(link))) })
     }
 
     /// Starts a process in this role in place of the one before, and says which it is.
     pub(super) fn launch(&self, role: Role, socket: UnixStream) -> io::Result<u32> {
-        let mut place = self.inner.link.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = self.link.lock().unwrap_or_else(PoisonError::into_inner);
         let gone = |error: io::Error| {
             let text = "the process that starts others is gone; it is started with the host: start that again";
             io::Error::new(error.kind(), format!("{text} ({error})"))
@@ -76,12 +71,6 @@ impl Launcher {
         *place = Some(link);
         let answer = i32::from_ne_bytes(answer);
         u32::try_from(answer).map_err(|_| io::Error::from_raw_os_error(answer.saturating_neg()))
-    }
-}
-
-impl std::fmt::Debug for Launcher {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Launcher").field("id", &self.inner.id).finish_non_exhaustive()
     }
 }
 
