@@ -98,7 +98,7 @@ impl Role {
             Self::Compile => {
                 let threads = available_parallelism().map_or(1, usize::from).min(limits::COMPILE_THREADS);
                 told.push(("RAYON_NUM_THREADS", threads.to_string()));
-                // Whatever compiles one module starts with nothing: clearing pages of 2 MiB would take a third of its time.
+                // Whatever compiles one module starts with nothing, and would clear pages of 2 MiB of which it needs little.
                 told.push(("MIMALLOC_ALLOW_THP", "0".to_owned()));
                 compile::COMMAND
             }
@@ -142,11 +142,12 @@ impl Beside {
             Some(running) => running,
             None => self.begin()?,
         };
+        let lost = |error: io::Error| io::Error::new(error.kind(), format!("{error}; the next gets another one"));
         if !running.greeted {
-            greet(&mut running.link)?;
+            greet(&mut running.link).map_err(lost)?;
             running.greeted = true;
         }
-        let answer = ask(&mut running.link)?;
+        let answer = ask(&mut running.link).map_err(lost)?;
         *place = Some(running);
         Ok(answer)
     }

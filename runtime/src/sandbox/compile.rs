@@ -170,8 +170,8 @@ impl Compiler {
     fn compile(&self, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
         let Inner { beside, limits, yields } = &*self.inner;
         let answer = beside.ask(greet, |link| ask(link, limits, yields.load(Ordering::Relaxed), wasm));
-        let (kind, answer) = answer
-            .map_err(|error| LoadError::Compiler(format!("the compiler's process is lost ({error}): try again")))?;
+        let (kind, answer) =
+            answer.map_err(|error| LoadError::Compiler(format!("the compiler's process is lost: {error}")))?;
         match kind {
             kind::COMPILED => Ok(answer),
             kind::REFUSED => Err(refused(text_of(&answer))),
