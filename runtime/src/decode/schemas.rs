@@ -29,8 +29,8 @@ pub struct SchemaError {
 pub(super) struct Known {
     /// `None` if the schema cannot be used, which is not so of any that ships with Sandbar.
     plan: OnceLock<Option<Plan>>,
-    /// For a built-in one, which is compiled when it is first asked for: most hosts meet a few of them, and all of them
-    /// would be a fifth of a start.
+    /// For a built-in one, which is compiled when it is first asked for: most hosts meet a few of them, and compiling all
+    /// of them would be felt in each start.
     text: &'static str,
 }
 
