@@ -21,32 +21,32 @@ drained() {
         awk -v build="$build" '/^round/ { print build, $3, $4; next } /^Error/, 0 { print >"/dev/stderr" }'
 }
 
+# One figure of one build, a line for each round.
+of() {
+    awk -v build="$1" -v name="$2" '$1 == build && $2 == name { print $3 }' "$out/figures"
+}
+
+# The quartile of this number (2: the median) of as many numbers as there are rounds.
+quartile() {
+    sort -g | sed -n "$((($1 * (rounds - 1) + 2) / 4 + 1))p"
+}
+
+# That quartile of the ratios within the rounds.
+ratio() {
+    paste <(of old "$1") <(of new "$1") | awk '{ print $2 / $1 }' | quartile "$2"
+}
+
 # A row of the table: what either build's median is, and what the ratios within the rounds are, in the middle and the quartiles.
 # Each round must have measured both.
 row() {
-    awk -v name="$1" -v rounds="$rounds" '
-        function sorted(list, into,    n, i, j, value) {
-            for (n = 1; n in list; n++) {
-                value = list[n]
-                for (i = n - 1; i > 0 && into[i] > value; i--) into[i + 1] = into[i]
-                into[i + 1] = value
-            }
-        }
-        function part(list, of,    into) {
-            sorted(list, into)
-            return into[int(of * (rounds - 1) + 0.5) + 1]
-        }
-        $2 == name && $1 == "old" { old[++olds] = $3 }
-        $2 == name && $1 == "new" { new[++news] = $3 }
-        END {
-            if (olds != rounds || news != rounds) {
-                print "bench-against: " name " was measured " olds + 0 " and " news + 0 " times in " rounds " rounds" >"/dev/stderr"
-                exit 1
-            }
-            for (n = 1; n <= rounds; n++) ratio[n] = new[n] / old[n]
-            printf "| `%s` | %.6g | %.6g | %.2f | %.2f | %.2f |\n",
-                name, part(old, 0.5), part(new, 0.5), part(ratio, 0.5), part(ratio, 0.25), part(ratio, 0.75)
-        }' "$out/figures"
+    local name=$1 olds news
+    olds=$(of old "$name" | wc -l) news=$(of new "$name" | wc -l)
+    if ((olds != rounds || news != rounds)); then
+        echo "bench-against: $name was measured $olds and $news times in $rounds rounds" >&2
+        return 1
+    fi
+    printf '| `%s` | %.6g | %.6g | %.2f | %.2f | %.2f |\n' "$name" \
+        "$(of old "$name" | quartile 2)" "$(of new "$name" | quartile 2)" "$(ratio "$name" 2)" "$(ratio "$name" 1)" "$(ratio "$name" 3)"
 }
 
 for round in $(seq "$rounds"); do
