@@ -159,7 +159,7 @@ pub(super) fn more(from: &mut Option<File>, into: &mut Vec<u8>, most: usize) -> 
 pub(super) fn ready<const N: usize>(files: [Option<RawFd>; N], patience: Duration) -> io::Result<[bool; N]> {
     // A negative descriptor is passed over.
     let mut polled = files.map(|file| libc::pollfd { fd: file.unwrap_or(-1), events: libc::POLLIN, revents: 0 });
-    let millis = i32::try_from(patience.as_millis().saturating_add(1)).unwrap_or(i32::MAX);
+    let millis = i32::try_from(patience.as_nanos().div_ceil(1_000_000)).unwrap_or(i32::MAX);
     // SAFETY: the pointer is to a live array of so many entries.
     let found = unsafe { libc::poll(polled.as_mut_ptr(), polled.len() as libc::nfds_t, millis) };
     match found {
