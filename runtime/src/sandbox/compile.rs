@@ -83,6 +83,9 @@ mod kind {
 /// that follow.
 type Header = [u64; 4];
 
+/// Bytes before what the other side says: its kind, and how many follow.
+const HEAD: usize = 9;
+
 /// Beyond what a module may take, for the processes themselves.
 const SLACK: Duration = Duration::from_secs(30);
 
@@ -237,17 +240,16 @@ fn ask(link: &mut (impl Read + Write), limits: &CompileLimits, yields: bool, was
 
 /// Reads what the other side says: a byte, a length, and so many bytes.
 fn hear(link: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
-    let mut head = [0; 9];
+    let mut head = [0; HEAD];
     link.read_exact(&mut head)?;
-    let mut length = [0; 8];
-    length.copy_from_slice(&head[1..]);
+    let [kind, length @ ..] = head;
     let length = u64::from_ne_bytes(length);
     if length > limits::COMPILED_BYTES {
         return Err(io::Error::other(format!("it has {length} bytes to say")));
     }
     let mut said = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     link.take(length).read_to_end(&mut said)?;
-    if said.len() as u64 == length { Ok((head[0], said)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+    if said.len() as u64 == length { Ok((kind, said)) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// Says it.

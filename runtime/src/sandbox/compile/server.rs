@@ -20,7 +20,7 @@ use super::super::process::{
     close_from, drain, end_now, ends_of_children, fork, kill, link_of_host, more, pipe, ready, same, time_of, wait,
     yield_to_others,
 };
-use super::{CompileLimits, Header, cell, kind, tell};
+use super::{CompileLimits, HEAD, Header, cell, kind, tell};
 use crate::sandbox::limits;
 
 /// Bytes of what a child writes as it dies.
@@ -47,6 +47,9 @@ struct Request {
 
 /// What watching a child came to.
 enum Watched {
+    /// It has said all that it had to, and is about to end.
+    Answered(libc::pid_t, Vec<u8>),
+    /// It is gone without that.
     Ended(Ended),
     /// It yielded to others and got nowhere. It is gone.
     Starved,
@@ -54,12 +57,11 @@ enum Watched {
     HostGone,
 }
 
-/// How a child ended.
+/// How a child ended that gave no answer.
 struct Ended {
     status: ExitStatus,
     /// Time of all processors.
     time: Duration,
-    said: Vec<u8>,
     last_words: String,
 }
 
@@ -111,8 +113,13 @@ impl Server {
     fn run(mut self) -> io::Result<()> {
         while let Some(mut request) = self.next()? {
             let until = request.until();
+            let mut leaving = None;
             let (kind, said) = loop {
                 break match self.child(&request, until) {
+                    Ok(Watched::Answered(child, said)) => {
+                        leaving = Some(child);
+                        answer(said)
+                    }
                     Ok(Watched::Ended(ended)) => ended.answer(&request.limits),
                     Ok(Watched::Starved) => {
                         request.yields = false;
@@ -124,6 +131,10 @@ impl Server {
             };
             drop(request);
             tell(&mut self.link, kind, &said)?;
+            // Giving its memory back takes a while, which nobody needs to wait for who waits for the code.
+            if let Some(child) = leaving {
+                end(child)?;
+            }
         }
         Ok(())
     }
@@ -197,11 +208,10 @@ impl Server {
             // The hook has said where and why.
             Err(_) => return Err(io::Error::other("the compiler panicked")),
         };
-        output.write_all(&[kind])?;
-        output.write_all(&said)
+        tell(&mut output, kind, &said)
     }
 
-    /// Reads what the child says until it has ended, or is ended.
+    /// Reads what the child says until that is all, or it has ended, or is ended.
     fn watch(
         &self,
         child: libc::pid_t,
@@ -220,7 +230,7 @@ impl Server {
                 let last_words = String::from_utf8_lossy(&last_words).into_owned();
                 // What says nothing and takes no time either took too long as well.
                 let time = if Instant::now() >= until { time.max(request.limits.time) } else { time };
-                return Ok(Watched::Ended(Ended { status, time, said, last_words }));
+                return Ok(Watched::Ended(Ended { status, time, last_words }));
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() && !is_killed {
@@ -229,8 +239,7 @@ impl Server {
                 continue;
             }
             if request.yields && !is_silent && is_starved(child, begun.elapsed()) {
-                kill(child);
-                wait(child, true)?;
+                end(child)?;
                 return Ok(Watched::Starved);
             }
             let [host, ended, out, err] = ready(
@@ -247,13 +256,15 @@ impl Server {
             }
             if host {
                 // It says nothing while it waits: this is its end.
-                kill(child);
-                wait(child, true)?;
+                end(child)?;
                 return Ok(Watched::HostGone);
             }
             if out && !more(&mut output, &mut said, usize::try_from(limits::COMPILED_BYTES).unwrap_or(usize::MAX))? {
                 kill(child);
                 (is_killed, output, errors) = (true, None, None);
+            }
+            if is_whole(&said) {
+                return Ok(Watched::Answered(child, said));
             }
             if err {
                 // What does not fit is passed over.
@@ -261,6 +272,33 @@ impl Server {
             }
         }
     }
+}
+
+/// Ends a child, and is there until it has.
+fn end(child: libc::pid_t) -> io::Result<()> {
+    kill(child);
+    wait(child, true).map(drop)
+}
+
+/// Whether that is an answer and nothing is missing.
+fn is_whole(said: &[u8]) -> bool {
+    let Some((head, rest)) = said.split_first_chunk::<HEAD>() else { return false };
+    let [kind, length @ ..] = *head;
+    matches!(kind, kind::COMPILED | kind::REFUSED) && rest.len() as u64 == u64::from_ne_bytes(length)
+}
+
+/// What the host is told of that.
+fn answer(mut said: Vec<u8>) -> (u8, Vec<u8>) {
+    let rest = said.split_off(HEAD);
+    match said[0] {
+        kind::REFUSED if ran_out(&String::from_utf8_lossy(&rest)) => (kind::MEMORY, Vec::new()),
+        kind => (kind, rest),
+    }
+}
+
+/// Whether this is said for want of memory.
+fn ran_out(text: &str) -> bool {
+    text.contains("memory allocation of") || text.contains("Cannot allocate memory")
 }
 
 /// Whether a child that yields to others has had too little of them, this long after its start.
@@ -284,15 +322,6 @@ impl Request {
 impl Ended {
     /// What the host is told.
     fn answer(self, limits: &CompileLimits) -> (u8, Vec<u8>) {
-        let ran_out = |text: &str| text.contains("memory allocation of") || text.contains("Cannot allocate memory");
-        if self.status.success()
-            && let Some((&kind @ (kind::COMPILED | kind::REFUSED), said)) = self.said.split_first()
-        {
-            return match kind {
-                kind::REFUSED if ran_out(&String::from_utf8_lossy(said)) => (kind::MEMORY, Vec::new()),
-                kind => (kind, said.to_vec()),
-            };
-        }
         if self.status.signal() == Some(libc::SIGXCPU) || self.time >= limits.time {
             return (kind::TIME, Vec::new());
         }
