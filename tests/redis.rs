@@ -15,6 +15,7 @@ mod durable;
 mod failover;
 mod order;
 mod outage;
+mod ready;
 mod repair;
 mod reports;
 mod sentinel;

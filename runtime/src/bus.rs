@@ -73,6 +73,10 @@ pub trait Bus: Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Connects, for whoever has something else to do before it is asked for anything. It is as well asked without this, and
+    /// tells what goes wrong then.
+    async fn get_ready(&self) {}
+
     /// Appends messages, each to its topic, in the order given, and returns where each lies.
     ///
     /// When it returns `Ok`, all are stored as durably as the bus was set up to ([`Settings::durability`]); the answer

@@ -133,6 +133,13 @@ impl Bus for Redis {
         self.shared.prepare(needs)
     }
 
+    async fn get_ready(&self) {
+        // Nobody knows yet which nodes of a cluster will be asked for what.
+        if self.shared.link.cluster().is_none() {
+            drop(self.shared.link.get_ready().await);
+        }
+    }
+
     async fn publish(&self, messages: &[Outgoing]) -> Result<Published, Error> {
         if messages.is_empty() {
             return Ok(Published::default());

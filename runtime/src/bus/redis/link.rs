@@ -130,6 +130,15 @@ impl Link {
         Ok(answers)
     }
 
+    /// Connects if need be, and loads the scripts if the server does not know them.
+    pub(super) async fn get_ready(&self) -> Result<(), Error> {
+        let known = self.value(scripts::are_known()).await?;
+        if known == Value::Array(vec![Value::Int(0)]) {
+            self.send_once(&scripts::load_all()).await?;
+        }
+        Ok(())
+    }
+
     /// Sends one command.
     pub(super) async fn one(&self, command: Cmd) -> Result<Answer, Error> {
         let mut commands = Pipeline::with_capacity(1);

@@ -107,6 +107,13 @@ scripts! {
     COUNT = "count.lua";
 }
 
+/// Asks whether the server knows them: whoever loads one loads all.
+pub(super) fn are_known() -> Cmd {
+    let mut ask = redis::cmd("SCRIPT");
+    ask.arg("EXISTS").arg(&JOIN.hash);
+    ask
+}
+
 // === impl Stored ===
 
 impl Stored {
