@@ -18,14 +18,13 @@ mod signing;
 mod tests;
 pub mod versions;
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 pub use control::{Control, Report, State, UnknownHandler};
 pub use observe::{Observer, Outcome, Quiet, Record, Tally};
@@ -40,7 +39,7 @@ use crate::bus::{self, Bus};
 use crate::config::{self, Config, HandlerConfig};
 use crate::decode::{self, Decoder};
 use crate::dispatch::Order;
-use crate::sandbox::{self, Module, Sandbox, Workers};
+use crate::sandbox::{self, Sandbox, Workers};
 use crate::wire;
 
 /// When a run ends by itself.
@@ -153,6 +152,12 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<Summary, Error> {
     let bus = bus::open(&config.bus).await?;
+    let mut beforehand = JoinSet::new();
+    // While modules are loaded.
+    beforehand.spawn({
+        let bus = Arc::clone(&bus);
+        async move { bus.get_ready().await }
+    });
     let decoder = Arc::new(Decoder::load(&config.schemas).map_err(Error::Schemas)?);
     let Loaded { sandbox, prepared } = load(config, &bus, &decoder)?;
     let shared = Arc::new(Shared {
@@ -268,27 +273,23 @@ fn prepare(
     decoder: &Arc<Decoder>,
 ) -> Result<Vec<Prepared>, Error> {
     let (mut prepared, mut specs) = (Vec::new(), Vec::new());
+    // What costs nothing to find out comes first.
     for handler in &config.handlers {
         specs.push(with_secrets(config, handler)?);
+        if handler.order != Order::None && !bus.guarantees().ordered_groups {
+            return Err(Error::Order(handler.name.clone()));
+        }
+        for weaker in bus.prepare(&handler.needs())? {
+            tracing::warn!(handler = handler.name, "{weaker}");
+        }
     }
     let look =
         |handler: &HandlerConfig| std::fs::metadata(&handler.module).ok().and_then(|found| versions::look(&found));
     let looks: Vec<_> = config.handlers.iter().map(look).collect();
     let files = Files::read(config)?;
-    // Handlers that name one file share what it was compiled to.
-    let mut modules: HashMap<&PathBuf, Module> = HashMap::new();
+    let modules = files.load(sandbox, &config.handlers)?;
     for ((handler, spec), file) in config.handlers.iter().zip(specs).zip(looks) {
         let name = &handler.spec.name;
-        if handler.order != Order::None && !bus.guarantees().ordered_groups {
-            return Err(Error::Order(name.clone()));
-        }
-        for weaker in bus.prepare(&handler.needs())? {
-            tracing::warn!(handler = name, "{weaker}");
-        }
-        let module = match modules.entry(&handler.module) {
-            Entry::Occupied(loaded) => loaded.get().clone(),
-            Entry::Vacant(place) => place.insert(files.load(sandbox, handler)?).clone(),
-        };
         let maker = Maker {
             settings: handler.clone(),
             spec,
@@ -298,7 +299,9 @@ fn prepare(
             bench: selftest::Bench::of(config, handler, Arc::clone(decoder)),
             file,
         };
-        let ready = maker.join(&module, None).map_err(|source| Error::Handler { handler: name.clone(), source })?;
+        let ready = maker
+            .join(&modules[handler.module.as_path()], None)
+            .map_err(|source| Error::Handler { handler: name.clone(), source })?;
         for missing in ready.missing_grants() {
             let interface = missing.capability.interface();
             tracing::warn!(handler = name, "the module imports {interface}, which it was not given: {}", missing.line);

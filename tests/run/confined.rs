@@ -4,7 +4,9 @@ use std::fs;
 
 use super::swapping::{until, variant_of};
 use super::*;
-use crate::sandbox::compiling::{BLOCKS, beside, child_of, children, is_over, launcher, signal, slow, stop_at_work};
+use crate::sandbox::compiling::{
+    BLOCKS, beside, child_of, children, is_over, is_started_with, launcher, signal, slow, stop_at_work,
+};
 use crate::support::host::{guest, landlock, without};
 
 /// A line of `/proc/PID/status`, of every thread.
@@ -204,6 +206,30 @@ async fn what_a_host_does_not_need_is_not_started() {
         is_over(compiler);
         lost = compiler;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_modules_are_compiled_at_once_and_one_process_stays() {
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    let bus = open(&url).await;
+    publish(&bus, "in", &[Draft::new("ok")]).await;
+    let names = ["a", "b", "c", "d"];
+    let handlers = names.map(|name| HandlerToml::new(name, "probe", "in"));
+    let mut text = fs::read_to_string(bench.config(&url, &handlers)).unwrap();
+    for (mark, _) in (0..).zip(names) {
+        let other = variant_of(&bench, "probe", mark);
+        text = text.replacen(&format!("{:?}", guest("probe")), &format!("{other:?}"), 1);
+    }
+    let config = bench.path("sandbar.toml");
+    fs::write(&config, text).unwrap();
+    let host = bench.run(&config, &[]);
+    for name in names {
+        progress(&bus, name, |lag| lag == 0).await;
+    }
+    let found = children(launcher(host.id()));
+    assert_eq!(found.len(), 1, "of those that compiled");
+    assert!(is_started_with(found[0], "compile-server"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, available_parallelism};
 use std::time::{Duration, Instant};
 
 use sandbar::event::Verdict;
-use sandbar::sandbox::{CompileLimits, Compiler, Compiling, LoadError, Ran, Sandbox, Settings};
+use sandbar::sandbox::{CompileLimits, Compiler, Compiling, Launcher, LoadError, Ran, Sandbox, Settings};
 
 use super::component::component;
 use super::support::{self, Remembering};
@@ -27,6 +27,12 @@ const HANDLE: &str = r#"(func (export "handle") (param i32) (result i32) (i32.co
 
 fn compiler(limits: CompileLimits) -> Compiler {
     Compiler::start(&binary(), limits).unwrap()
+}
+
+/// The one process of a compiler that was never asked for two modules at once.
+fn id_of(compiler: &Compiler) -> u32 {
+    let [id] = <[u32; 1]>::try_from(compiler.ids()).unwrap();
+    id
 }
 
 fn sandbox(compiler: &Compiler) -> Arc<Sandbox> {
@@ -151,12 +157,12 @@ fn code_of_a_child_is_kept_and_found_as_other_code() {
     assert!(!Sandbox::new(&settings(first)).unwrap().load(&wasm).unwrap().is_cached());
     // Whoever compiles: with the code at hand nobody is asked, and nobody started in place of one that is lost.
     let nobody = compiler(CompileLimits::default());
-    let id = nobody.id();
-    signal(id.unwrap(), "KILL");
+    let id = id_of(&nobody);
+    signal(id, "KILL");
     for compiling in [Compiling::InProcess, Compiling::InChild(nobody.clone())] {
         assert!(Sandbox::new(&settings(compiling)).unwrap().load(&wasm).unwrap().is_cached());
     }
-    assert_eq!(nobody.id(), id);
+    assert_eq!(id_of(&nobody), id);
 }
 
 #[test]
@@ -182,7 +188,7 @@ fn compiling_is_stopped_at_its_time() {
     let text = error.to_string();
     assert!(text.contains("more than 1s of processor time") && text.contains("compile_time = \"2s\""), "{text}");
     assert!(begun.elapsed() < BOUND);
-    assert!(children(compiler.id().unwrap()).is_empty(), "nothing goes on behind it");
+    assert!(children(id_of(&compiler)).is_empty(), "nothing goes on behind it");
     sandbox.load(&support::guest("noop")).unwrap();
 }
 
@@ -202,7 +208,7 @@ fn a_child_that_is_killed_is_an_error_and_the_next_one_compiles() {
     let compiler = compiler(CompileLimits::default());
     let sandbox = sandbox(&compiler);
     let loading = load_slowly(&sandbox);
-    signal(child_of(compiler.id().unwrap()), "KILL");
+    signal(child_of(id_of(&compiler)), "KILL");
     let error = loading.join().unwrap();
     assert!(matches!(error, LoadError::Compiler(_)), "{error}");
     assert!(error.to_string().contains("was ended by signal 9"), "{error}");
@@ -215,7 +221,7 @@ fn a_child_that_takes_no_time_is_stopped_as_well() {
     let compiler = compiler(limits);
     let sandbox = sandbox(&compiler);
     let loading = load_slowly(&sandbox);
-    let child = child_of(compiler.id().unwrap());
+    let child = child_of(id_of(&compiler));
     // It will never have used its second.
     signal(child, "STOP");
     let error = loading.join().unwrap();
@@ -242,7 +248,7 @@ fn a_child_yields_to_what_is_served_until_it_gets_nowhere() {
     let compiling = Compiling::InChild(compiler.clone());
     let sandbox = Sandbox::new(&Settings { threads: 1, compiling: compiling.clone(), ..Settings::default() }).unwrap();
     let loading = load_slowly(&sandbox);
-    let child = child_of(compiler.id().unwrap());
+    let child = child_of(id_of(&compiler));
     stop_at_work(child);
     assert_eq!(policy_of(child), Some(OTHER));
     signal(child, "KILL");
@@ -250,11 +256,11 @@ fn a_child_yields_to_what_is_served_until_it_gets_nowhere() {
 
     compiling.yield_to_others();
     let loading = load_slowly(&sandbox);
-    let starving = child_that(compiler.id().unwrap(), |child| policy_of(child) == Some(IDLE));
+    let starving = child_that(id_of(&compiler), |child| policy_of(child) == Some(IDLE));
     // As it is stopped it has no time at all. On a busy machine it may have got nowhere without that.
     let _ = Command::new("kill").args(["-s", "STOP", &starving.to_string()]).stderr(Stdio::null()).status();
     is_over(starving);
-    let child = child_that(compiler.id().unwrap(), |child| child != starving);
+    let child = child_that(id_of(&compiler), |child| child != starving);
     stop_at_work(child);
     assert_eq!(policy_of(child), Some(OTHER));
     signal(child, "KILL");
@@ -267,7 +273,7 @@ fn a_child_has_bounds_and_filters_of_its_own() {
     let compiler = compiler(limits);
     let sandbox = sandbox(&compiler);
     let loading = load_slowly(&sandbox);
-    let child = child_of(compiler.id().unwrap());
+    let child = child_of(id_of(&compiler));
     stop_at_work(child);
     let bounds = std::fs::read_to_string(format!("/proc/{child}/limits")).unwrap();
     let bound = |name: &str| {
@@ -291,10 +297,10 @@ fn a_child_ends_with_its_compiler() {
     let compiler = compiler(CompileLimits::default());
     let sandbox = sandbox(&compiler);
     let loading = load_slowly(&sandbox);
-    let child = child_of(compiler.id().unwrap());
+    let child = child_of(id_of(&compiler));
     // Nothing that it does itself ends it.
     stop_at_work(child);
-    signal(compiler.id().unwrap(), "KILL");
+    signal(id_of(&compiler), "KILL");
     let error = loading.join().unwrap();
     assert!(error.to_string().contains("the compiler's process is lost"), "{error}");
     is_over(child);
@@ -308,7 +314,7 @@ fn a_compiler_that_is_lost_is_replaced() {
     let mut ids = BTreeSet::new();
     for _ in 0..3 {
         sandbox.load(&wasm).unwrap();
-        let id = compiler.id().unwrap();
+        let id = id_of(&compiler);
         ids.insert(id);
         // Whether or not it is known by the next time.
         signal(id, "KILL");
@@ -318,9 +324,57 @@ fn a_compiler_that_is_lost_is_replaced() {
 }
 
 #[test]
+fn modules_are_compiled_at_the_same_time_and_one_process_stays() {
+    if available_parallelism().unwrap().get() < 2 {
+        return;
+    }
+    let compiler = compiler(CompileLimits::default());
+    let sandbox = sandbox(&compiler);
+    let loading = [load_slowly(&sandbox), load_slowly(&sandbox)];
+    let begun = Instant::now();
+    while compiler.ids().len() < 2 {
+        assert!(begun.elapsed() < BOUND);
+        std::thread::yield_now();
+    }
+    let ids = compiler.ids();
+    let at_work: Vec<u32> = ids.iter().map(|id| child_of(*id)).collect();
+    at_work.into_iter().for_each(|child| signal(child, "KILL"));
+    loading.into_iter().for_each(|loading| drop(loading.join().unwrap()));
+
+    sandbox.load_one_by_one();
+    is_over(ids[1]);
+    sandbox.load(&support::guest("noop")).unwrap();
+    assert_eq!(compiler.ids(), ids[..1]);
+}
+
+#[test]
+fn what_compiles_gets_ready_where_there_is_no_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || {
+        let compiler = Compiler::by(&Launcher::start(&binary()).unwrap(), CompileLimits::default());
+        let (compiling, code_cache) = (Compiling::InChild(compiler.clone()), Some(folder.path().join("code")));
+        let sandbox = Sandbox::new(&Settings { threads: 1, compiling, code_cache, ..Settings::default() }).unwrap();
+        (compiler, sandbox)
+    };
+    let (compiler, sandbox) = start();
+    let begun = Instant::now();
+    while compiler.ids().is_empty() {
+        assert!(begun.elapsed() < BOUND);
+        std::thread::yield_now();
+    }
+    let id = id_of(&compiler);
+    sandbox.load(&support::guest("noop")).unwrap();
+    assert_eq!(id_of(&compiler), id);
+
+    let (compiler, sandbox) = start();
+    assert!(sandbox.load(&support::guest("noop")).unwrap().is_cached());
+    assert!(compiler.ids().is_empty(), "there is code, and nothing else was asked for");
+}
+
+#[test]
 fn it_ends_with_whoever_started_it() {
     let compiler = compiler(CompileLimits::default());
-    let id = compiler.id().unwrap();
+    let id = id_of(&compiler);
     let sandbox = sandbox(&compiler);
     sandbox.load(&support::guest("noop")).unwrap();
     drop((sandbox, compiler));
@@ -335,7 +389,7 @@ fn it_has_neither_the_environment_nor_the_files_of_its_host() {
     let compiler = compiler(CompileLimits::default());
     let sandbox = sandbox(&compiler);
     sandbox.load(&support::guest("noop")).unwrap();
-    let process = format!("/proc/{}", compiler.id().unwrap());
+    let process = format!("/proc/{}", id_of(&compiler));
     let Ok(environment) = std::fs::read_to_string(format!("{process}/environ")) else {
         // Only root can look into it at all.
         assert!(!rustix::process::geteuid().is_root());

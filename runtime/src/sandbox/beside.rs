@@ -10,7 +10,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
@@ -22,12 +22,13 @@ use super::{compile, isolate, limits};
 /// How long a process may take to end when it is told to.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// The programs that one may be.
+/// What one is for. A host has one process for each of these at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
 pub(super) enum Role {
-    Compile,
+    /// Makes workers.
     Isolate,
+    /// Compiles modules; a number below [`limits::COMPILERS`].
+    Compile(u8),
 }
 
 /// Who starts them.
@@ -51,7 +52,9 @@ pub(super) struct Beside {
     role: Role,
     starter: Starter,
     patience: Patience,
-    /// The newest that was started; 0 if none was.
+    /// Somebody has chosen it of several.
+    asked: AtomicBool,
+    /// The newest that was started; 0 if none was, or it was ended.
     id: AtomicU32,
     /// `None` until it is needed, and once anything went wrong on its socket.
     running: Mutex<Option<Running>>,
@@ -85,9 +88,22 @@ pub(super) fn execute(program: &Path, command: &str, told: &[(&str, String)], li
 // === impl Role ===
 
 impl Role {
-    /// The role of this number.
+    /// How many there are.
+    pub(super) const COUNT: usize = 1 + limits::COMPILERS as usize;
+
+    /// The role of this number, below [`Self::COUNT`].
     pub(super) fn of(number: u8) -> Option<Self> {
-        [Self::Compile, Self::Isolate].into_iter().find(|role| *role as u8 == number)
+        match number.checked_sub(1) {
+            None => Some(Self::Isolate),
+            Some(number) => (number < limits::COMPILERS).then_some(Self::Compile(number)),
+        }
+    }
+
+    pub(super) fn number(self) -> u8 {
+        match self {
+            Self::Isolate => 0,
+            Self::Compile(number) => number + 1,
+        }
     }
 
     /// Starts a program in it.
@@ -95,8 +111,11 @@ impl Role {
         // The allocator would take a large piece of address space at once, of which nothing could be bounded.
         let mut told = vec![("MIMALLOC_ARENA_RESERVE", "16MiB".to_owned())];
         let command = match self {
-            Self::Compile => {
-                let threads = available_parallelism().map_or(1, usize::from).min(limits::COMPILE_THREADS);
+            Self::Compile(number) => {
+                // The others compile beside the first.
+                let share = if number == 0 { 1 } else { usize::from(limits::COMPILERS) };
+                let cores = available_parallelism().map_or(1, usize::from);
+                let threads = (cores / share).clamp(1, limits::COMPILE_THREADS);
                 told.push(("RAYON_NUM_THREADS", threads.to_string()));
                 // Whatever compiles one module starts with nothing, and would clear pages of 2 MiB of which it needs little.
                 told.push(("MIMALLOC_ALLOW_THP", "0".to_owned()));
@@ -113,7 +132,14 @@ impl Role {
 impl Beside {
     /// Nothing is started yet.
     pub(super) fn new(role: Role, starter: Starter, patience: Patience) -> Self {
-        Self { role, starter, patience, id: AtomicU32::new(0), running: Mutex::default() }
+        Self {
+            role,
+            starter,
+            patience,
+            asked: AtomicBool::new(false),
+            id: AtomicU32::new(0),
+            running: Mutex::default(),
+        }
     }
 
     /// Starts it if there is none.
@@ -125,7 +151,14 @@ impl Beside {
         Ok(())
     }
 
-    /// The process, for whoever looks at it from outside, once one was started.
+    /// Ends it; whoever asks later gets another one.
+    pub(super) fn end(&self) {
+        let mut running = self.lock();
+        running.take();
+        self.id.store(0, Ordering::Relaxed);
+    }
+
+    /// The process, for whoever looks at it from outside, if one was started and not ended since.
     pub(super) fn id(&self) -> Option<u32> {
         Some(self.id.load(Ordering::Relaxed)).filter(|id| *id != 0)
     }
@@ -150,6 +183,22 @@ impl Beside {
         let answer = ask(&mut running.link).map_err(lost)?;
         *place = Some(running);
         Ok(answer)
+    }
+
+    /// The same of one of these: if all are being asked, the first.
+    pub(super) fn ask_one_of<T>(
+        them: &[Self],
+        greet: impl FnOnce(&mut UnixStream) -> io::Result<()>,
+        ask: impl FnOnce(&mut UnixStream) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match them.iter().find(|one| !one.asked.swap(true, Ordering::Acquire)) {
+            Some(free) => {
+                let answer = free.ask(greet, ask);
+                free.asked.store(false, Ordering::Release);
+                answer
+            }
+            None => them[0].ask(greet, ask),
+        }
     }
 
     /// The same if one is there and has been asked before; `None` if not, or if it is lost now.

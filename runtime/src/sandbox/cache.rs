@@ -9,6 +9,7 @@
 //! somebody who can write there *as this user*: such a one need not bother with the cache. What it does tell is damage,
 //! and an entry that was copied here.
 
+use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::hash::{Hash as _, Hasher};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -196,6 +197,13 @@ impl Trouble {
             "{self}{cause}; modules are compiled at each start (host.code_cache = false says that they shall be)"
         );
     }
+}
+
+/// Whether there is no code in the folder, if it is there at all.
+pub(super) fn is_bare(path: &Path) -> bool {
+    let is_entry = |name: &OsStr| Path::new(name).extension() == Path::new(ENTRY).extension();
+    let Ok(entries) = std::fs::read_dir(path) else { return true };
+    !entries.flatten().any(|entry| is_entry(&entry.file_name()))
 }
 
 /// Makes a component of code that [`Cache::verified`] let through.

@@ -9,9 +9,11 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use wasmtime::Engine;
@@ -51,14 +53,16 @@ pub struct CompileLimits {
     pub memory: u64,
 }
 
-/// A process that compiles. Cloning shares it; it ends with the last clone, or with this process.
+/// What compiles: a process, or some if several modules are compiled at once. Cloning shares it; they end with the last
+/// clone, or with this process.
 #[derive(Clone)]
 pub struct Compiler {
     inner: Arc<Inner>,
 }
 
 struct Inner {
-    beside: Beside,
+    /// One for each module that is compiled at the same time; never none.
+    besides: Vec<Beside>,
     limits: CompileLimits,
     yields: AtomicBool,
 }
@@ -115,6 +119,22 @@ impl Compiling {
         }
     }
 
+    /// What is compiled from now on comes one by one: of several processes one is enough.
+    pub(super) fn one_by_one(&self) {
+        if let Self::InChild(compiler) = self {
+            compiler.inner.besides[1..].iter().for_each(Beside::end);
+        }
+    }
+
+    /// Something will be compiled soon: what does it gets ready meanwhile.
+    pub(super) fn get_ready(&self) {
+        if let Self::InChild(compiler) = self {
+            let compiler = compiler.clone();
+            // Whoever asks it for something is told what went wrong.
+            std::thread::spawn(move || drop(compiler.inner.besides[0].start()));
+        }
+    }
+
     /// Makes a component's code.
     pub(super) fn compile(&self, engine: &Engine, wasm: &[u8]) -> Result<Component, LoadError> {
         match self {
@@ -147,7 +167,7 @@ impl Compiler {
     /// If the process cannot be started.
     pub fn start(program: &Path, limits: CompileLimits) -> io::Result<Self> {
         let compiler = Self::new(Starter::Here(program.to_owned()), limits);
-        compiler.inner.beside.start()?;
+        compiler.inner.besides[0].start()?;
         Ok(compiler)
     }
 
@@ -159,20 +179,23 @@ impl Compiler {
 
     fn new(starter: Starter, limits: CompileLimits) -> Self {
         let patience = Patience { hear: SLACK, answer: limits.wall().saturating_add(SLACK) };
-        let beside = Beside::new(Role::Compile, starter, patience);
-        Self { inner: Arc::new(Inner { beside, limits, yields: AtomicBool::new(false) }) }
+        let most = available_parallelism().map_or(1, usize::from).min(limits::COMPILERS.into());
+        let numbers = (0..limits::COMPILERS).take(most);
+        let besides = numbers.map(|number| Beside::new(Role::Compile(number), starter.clone(), patience)).collect();
+        Self { inner: Arc::new(Inner { besides, limits, yields: AtomicBool::new(false) }) }
     }
 
-    /// The process, for whoever looks at it from outside, if one was started.
+    /// Its processes, for whoever looks at them from outside: those that were started and not ended since.
     #[must_use]
-    pub fn id(&self) -> Option<u32> {
-        self.inner.beside.id()
+    pub fn ids(&self) -> Vec<u32> {
+        self.inner.besides.iter().filter_map(Beside::id).collect()
     }
 
-    /// Compiles a component; one at a time.
+    /// Compiles a component, at the same time as others.
     fn compile(&self, wasm: &[u8]) -> Result<Vec<u8>, LoadError> {
-        let Inner { beside, limits, yields } = &*self.inner;
-        let answer = beside.ask(greet, |link| ask(link, limits, yields.load(Ordering::Relaxed), wasm));
+        let Inner { besides, limits, yields } = &*self.inner;
+        let ask = |link: &mut UnixStream| ask(link, limits, yields.load(Ordering::Relaxed), wasm);
+        let answer = Beside::ask_one_of(besides, greet, ask);
         let (kind, answer) =
             answer.map_err(|error| LoadError::Compiler(format!("the compiler's process is lost: {error}")))?;
         match kind {

@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 
 use wasmtime::Engine;
 
-use super::cache::Cache;
+use super::cache::{Cache, is_bare};
 use super::compile::Compiling;
 use super::handler::{Handler, Handling};
 use super::host::Hears;
@@ -166,6 +166,9 @@ impl Sandbox {
     }
 
     pub(super) fn with_room(settings: &Settings, room: Room) -> Result<Arc<Self>, Error> {
+        if settings.code_cache.as_deref().is_none_or(is_bare) {
+            settings.compiling.get_ready();
+        }
         let slots = cores(settings);
         // Places are whole pages, and never so small that an ordinary module would not load at all.
         let max_memory = settings.max_memory.clamp(limits::MEMORY, limits::MEMORY_CEILING).next_multiple_of(64 << 10);
@@ -215,6 +218,11 @@ impl Sandbox {
     pub fn load_trusted(&self, wasm: &[u8], trust: &Trust) -> Result<Module, LoadError> {
         trust.check(wasm)?;
         self.load(wasm)
+    }
+
+    /// Says that of several modules that were loaded at the same time the last is: less is kept for those that come later.
+    pub fn load_one_by_one(&self) {
+        self.compiling.one_by_one();
     }
 
     /// Whether a module can be called within its handler's limits at all.

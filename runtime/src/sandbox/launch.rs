@@ -2,8 +2,8 @@
 //!
 //! A confined host executes no program and makes no process, but what compiles its modules and what makes its workers are
 //! processes, most hosts need neither most of the time, and one of them may be lost. So the host starts this one before it is
-//! confined, which takes a byte and a socket and executes one of two commands of the program that it is itself: one of each
-//! at a time, so that whoever takes the host over gains no more than it has.
+//! confined, which takes a byte and a socket and executes one of two commands of the program that it is itself: one for each
+//! role at a time, so that whoever takes the host over gains no more than it has.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -37,8 +37,8 @@ struct Server {
     program: PathBuf,
     /// Ready when a child has ended.
     ends: File,
-    /// By role.
-    children: [Option<Child>; 2],
+    /// By the number of their role.
+    children: [Option<Child>; Role::COUNT],
 }
 
 // === impl Launcher ===
@@ -67,7 +67,7 @@ impl Launcher {
         };
         let Some(mut link) = place.take() else { return Err(gone(io::ErrorKind::BrokenPipe.into())) };
         let mut answer = [0; 4];
-        send_with(&link, &[role as u8], socket.as_fd()).and_then(|()| link.read_exact(&mut answer)).map_err(gone)?;
+        send_with(&link, &[role.number()], socket.as_fd()).and_then(|()| link.read_exact(&mut answer)).map_err(gone)?;
         *place = Some(link);
         let answer = i32::from_ne_bytes(answer);
         u32::try_from(answer).map_err(|_| io::Error::from_raw_os_error(answer.saturating_neg()))
@@ -86,7 +86,7 @@ pub fn serve(program: &Path) -> io::Result<()> {
     let link = UnixStream::from(link_of_host()?);
     ends_with_its_host_only()?;
     confine::not_dumpable().and_then(|()| confine::no_new_privileges()).map_err(io::Error::other)?;
-    Server { link, program: program.to_owned(), ends: ends_of_children()?, children: [None, None] }.run()
+    Server { link, program: program.to_owned(), ends: ends_of_children()?, children: Default::default() }.run()
 }
 
 // === impl Server ===
@@ -121,7 +121,7 @@ impl Server {
 
     /// Whatever the one before is at, it is done with.
     fn replace(&mut self, role: Role, socket: OwnedFd) -> io::Result<u32> {
-        let place = &mut self.children[role as usize];
+        let place = &mut self.children[usize::from(role.number())];
         if let Some(mut before) = place.take() {
             before.kill()?;
             before.wait()?;
