@@ -151,11 +151,12 @@ impl Beside {
         Ok(())
     }
 
-    /// Ends it; whoever asks later gets another one.
+    /// Ends it if nobody asks it now; whoever does later gets another one.
     pub(super) fn end(&self) {
-        let mut running = self.lock();
-        running.take();
-        self.id.store(0, Ordering::Relaxed);
+        if let Ok(mut running) = self.running.try_lock() {
+            running.take();
+            self.id.store(0, Ordering::Relaxed);
+        }
     }
 
     /// The process, for whoever looks at it from outside, if one was started and not ended since.
