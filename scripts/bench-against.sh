@@ -12,12 +12,13 @@ rounds=${AGAINST_ROUNDS:-11}
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
 
-names=(noop_fresh xapi_fresh sqlite_noop publish cold_start_ms cold_start_compiling_ms)
+names=(noop_fresh xapi_fresh sqlite_noop publish cold_start_ms cold_start_compiling_ms
+    start_100_modules_warm_ms start_100_modules_cold_ms)
 
 drained() {
     local build=$1 binary=$2
     SANDBAR_BIN=$binary "$bench" --rounds 1 --events 400000 --workloads noop,xapi --only noop_fresh,xapi_fresh \
-        --figures publish,sqlite,start --start-modules 1 --publish-events 300000 --out "$out" 2>&1 |
+        --figures publish,sqlite,start --start-modules 100 --publish-events 300000 --out "$out" 2>&1 |
         awk -v build="$build" '/^round/ { print build, $3, $4; next } /^Error/, 0 { print >"/dev/stderr" }'
 }
 

@@ -25,20 +25,27 @@ pub(super) fn measure(paths: &Paths, modules: usize) -> Result<Vec<Sample>> {
     let event = Event::of_size(paths.root(), ORDINARY)?;
     let start = |modules: &[PathBuf], cache: &Path| start(paths, &event, modules, cache);
 
-    let (cache_of_one, cache_of_many) = (dir.path().join("one"), dir.path().join("many"));
-    let one_cold = start(std::slice::from_ref(&one), &cache_of_one)?;
-    let mut warm = (0..STARTS).map(|_| start(std::slice::from_ref(&one), &cache_of_one)).collect::<Result<Vec<_>>>()?;
-    warm.sort_by(f64::total_cmp);
+    let one = std::slice::from_ref(&one);
+    let one_cold = middle(|number| start(one, &dir.path().join(format!("one-{number}"))))?;
+    let one_warm = middle(|_| start(one, &dir.path().join("one-0")))?;
+    let cache_of_many = dir.path().join("many");
     let many_cold = start(&many, &cache_of_many)?;
-    let many_warm = start(&many, &cache_of_many)?;
+    let many_warm = middle(|_| start(&many, &cache_of_many))?;
     let first = "from starting the process to its first acknowledgement, one Rust module";
     let all = format!("from starting the process until each of {modules} different modules has acknowledged an event");
     Ok(vec![
-        Sample::new("cold_start_ms", format!("{first}, compiled before"), "ms", warm[STARTS / 2]),
+        Sample::new("cold_start_ms", format!("{first}, compiled before"), "ms", one_warm),
         Sample::new("cold_start_compiling_ms", format!("{first}, compiling it"), "ms", one_cold),
         Sample::new(format!("start_{modules}_modules_warm_ms"), format!("{all}, compiled before"), "ms", many_warm),
         Sample::new(format!("start_{modules}_modules_cold_ms"), format!("{all}, compiling them"), "ms", many_cold),
     ])
+}
+
+/// The middle of so many, each of which gets its number.
+fn middle(start: impl FnMut(usize) -> Result<f64>) -> Result<f64> {
+    let mut times = (0..STARTS).map(start).collect::<Result<Vec<_>>>()?;
+    times.sort_by(f64::total_cmp);
+    Ok(times[STARTS / 2])
 }
 
 /// Milliseconds from starting a host until each of its handlers, one per module, has acknowledged the one event there is.
