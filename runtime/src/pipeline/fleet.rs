@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -104,18 +105,22 @@ impl<'c> Fleet<'c> {
     /// Has handlers run. Those of `named_anew` begin with the module that their configuration names, whatever the bus says
     /// so far.
     pub(super) async fn start(&mut self, joined: Vec<Joined>, named_anew: &[String]) {
-        for Joined { settings, prepared, subscription } in joined {
-            let steering = self.control.steering(&settings.name);
-            let spec = prepared.maker.spec.clone();
+        let control = self.control;
+        // Each asks the bus what it is to begin with.
+        let begun = joined.into_iter().map(async |Joined { settings, prepared, subscription }| {
+            let (steering, spec) = (control.steering(&settings.name), prepared.maker.spec.clone());
             let (serve, next) = mpsc::unbounded_channel();
-            let (keeper, version) =
-                Keeper::begin(prepared, Arc::clone(&steering), serve, named_anew.contains(&settings.name)).await;
+            let insist = named_anew.contains(&settings.name);
+            let (keeper, version) = Keeper::begin(prepared, Arc::clone(&steering), serve, insist).await;
+            (settings, spec, subscription, steering, keeper, Serving::new(version, next))
+        });
+        for (settings, spec, subscription, steering, keeper, serving) in join_all(begun).await {
             let (group, topics, consumer) = (&settings.group.name, &settings.group.topics, subscription.consumer());
-            let (handler, module) = (&*settings.name, version.handler.module().digest());
+            let (handler, module) = (&*settings.name, serving.handler().module().digest());
             tracing::info!(handler, group, ?topics, consumer, module, "the handler has joined its group");
             let cap = cap::Cap::of(&settings, &self.bus);
             let gate = Gate::new(Breaker::new(settings.breaker), steering, cap);
-            let (shared, serving) = (Arc::clone(&self.shared), Serving::new(version, next));
+            let shared = Arc::clone(&self.shared);
             let consumer = Consumer::new(&settings, serving, subscription, shared, gate, self.stop.clone());
             let (gauge, number) = (consumer.gauge(), self.made);
             self.made += 1;

@@ -159,7 +159,7 @@ impl Serving {
     }
 
     /// The handler that new calls go to.
-    pub(super) fn handler(&self) -> &Arc<Handler> {
+    pub(in crate::pipeline) fn handler(&self) -> &Arc<Handler> {
         // There is always one: only those that are not called are taken away.
         self.live
             .iter()
