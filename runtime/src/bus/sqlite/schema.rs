@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+use rusqlite::{Connection, OpenFlags, Transaction, TransactionBehavior};
 
 use super::fault::Fault;
 
@@ -123,19 +123,20 @@ pub(super) fn connect(path: &Path, syncs: Syncs) -> Result<Connection, Fault> {
 
 /// Opens a file that exists, without changing it, and says whether it is one that could be used.
 pub(super) fn inspect(path: &Path) -> Result<(), Fault> {
-    let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    let mut db =
+        Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(BUSY_LIMIT)?;
     if db.is_readonly(rusqlite::MAIN_DB)? {
         return Err(Fault::ReadOnly);
     }
-    steps_taken(&db).map(drop)
+    steps_taken(&db.transaction()?).map(drop)
 }
 
 fn try_connect(path: &Path, syncs: Syncs) -> Result<Connection, Fault> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut db = Connection::open_with_flags(path, flags)?;
     db.busy_timeout(BUSY_LIMIT)?;
-    let found = steps_taken(&db)?;
+    let found = steps_taken(&db.transaction()?)?;
     let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
         return Err(Fault::CannotOpen(format!("its file system does not support WAL (journal mode stays {mode})")));
@@ -166,7 +167,9 @@ pub(super) fn sync(db: &Connection, syncs: Syncs) -> Result<(), Fault> {
 }
 
 /// How many steps a file has taken: none if it is empty. An error if it is not ours, or newer than this host.
-fn steps_taken(db: &Connection) -> Result<usize, Fault> {
+///
+/// In a transaction, since another process may be taking them.
+fn steps_taken(db: &Transaction<'_>) -> Result<usize, Fault> {
     let version: i64 = db.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let application: i64 = db.query_row("PRAGMA application_id", [], |row| row.get(0))?;
     let tables: i64 = db.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -186,7 +189,29 @@ fn steps_taken(db: &Connection) -> Result<usize, Fault> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::thread;
+
     use super::*;
+
+    #[test]
+    fn who_opens_a_new_file_while_others_make_it_finds_it_empty_or_whole() {
+        for _ in 0..50 {
+            let directory = tempfile::TempDir::new().unwrap();
+            let path = directory.path().join("events.db");
+            let together = Barrier::new(4);
+            thread::scope(|scope| {
+                let open = || {
+                    together.wait();
+                    connect(&path, Syncs::Checkpoints).map(drop)
+                };
+                let others: Vec<_> = (0..4).map(|_| scope.spawn(open)).collect();
+                for other in others {
+                    assert_eq!(other.join().unwrap(), Ok(()));
+                }
+            });
+        }
+    }
 
     #[test]
     fn every_connection_syncs_at_commit_unless_told_otherwise() {
