@@ -9,7 +9,6 @@
 //! somebody who can write there *as this user*: such a one need not bother with the cache. What it does tell is damage,
 //! and an entry that was copied here.
 
-use std::ffi::OsStr;
 use std::fs::{DirBuilder, File};
 use std::hash::{Hash as _, Hasher};
 use std::io::{self, ErrorKind, Read as _, Write as _};
@@ -201,9 +200,8 @@ impl Trouble {
 
 /// Whether there is no code in the folder, if it is there at all.
 pub(super) fn is_bare(path: &Path) -> bool {
-    let is_entry = |name: &OsStr| Path::new(name).extension() == Path::new(ENTRY).extension();
     let Ok(entries) = std::fs::read_dir(path) else { return true };
-    !entries.flatten().any(|entry| is_entry(&entry.file_name()))
+    !entries.flatten().any(|entry| entry.file_name().as_encoded_bytes().ends_with(ENTRY.as_bytes()))
 }
 
 /// Makes a component of code that [`Cache::verified`] let through.

@@ -66,6 +66,20 @@ fn a_warm_start_compiles_nothing() {
 }
 
 #[test]
+fn a_folder_without_code_is_bare_whatever_else_is_in_it() {
+    // With a secret the key is not in the folder.
+    for secret in [None, Some(b"of the operator".as_slice())] {
+        let (_dir, path) = place();
+        assert!(is_bare(&path), "there is no folder");
+        let host = host(&path, secret);
+        assert_eq!(fs::read_dir(&path).unwrap().count(), usize::from(secret.is_none()), "a key or nothing");
+        assert!(is_bare(&path));
+        host.load(&module()).unwrap();
+        assert!(!is_bare(&path));
+    }
+}
+
+#[test]
 fn other_settings_of_the_engine_and_other_bytes_have_entries_of_their_own() {
     let (_dir, path) = place();
     start(&path);
