@@ -74,7 +74,6 @@ impl<'a> Files<'a> {
             let theirs = others.into_iter().map(|other| other.join().unwrap_or_else(|panic| resume_unwind(panic)));
             std::iter::once(own).chain(theirs).collect()
         });
-        sandbox.load_one_by_one();
         Ok(parts?.into_iter().flatten().collect())
     }
 }

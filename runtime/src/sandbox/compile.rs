@@ -119,7 +119,7 @@ impl Compiling {
         }
     }
 
-    /// What is compiled from now on comes one by one: of several processes one is enough.
+    /// Nothing is compiled now, and what follows is likely to come one by one: of several processes one is enough.
     pub(super) fn one_by_one(&self) {
         if let Self::InChild(compiler) = self {
             compiler.inner.besides[1..].iter().for_each(Beside::end);

@@ -1,7 +1,7 @@
 //! The engine behind all handlers: one pool of instances, sized so that every thread can be inside a guest.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::available_parallelism;
 
@@ -50,6 +50,8 @@ pub struct Sandbox {
     pub(super) engine: Engine,
     cache: Option<Cache>,
     compiling: Compiling,
+    /// Modules that are being loaded.
+    loading: AtomicUsize,
     isolator: Option<Isolator>,
     pub(super) monitor: Monitor,
     secret: Secret,
@@ -189,6 +191,7 @@ impl Sandbox {
             engine,
             cache,
             compiling,
+            loading: AtomicUsize::new(0),
             isolator,
             monitor,
             secret,
@@ -207,7 +210,12 @@ impl Sandbox {
     ///
     /// What is wrong with it and what to do.
     pub fn load(&self, wasm: &[u8]) -> Result<Module, LoadError> {
-        load(&self.engine, self.cache.as_ref(), &self.compiling, wasm)
+        self.loading.fetch_add(1, Ordering::Relaxed);
+        let loaded = load(&self.engine, self.cache.as_ref(), &self.compiling, wasm);
+        if self.loading.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.compiling.one_by_one();
+        }
+        loaded
     }
 
     /// The same for bytes that have to be what `trust` asks for: nothing is made of others.
@@ -218,11 +226,6 @@ impl Sandbox {
     pub fn load_trusted(&self, wasm: &[u8], trust: &Trust) -> Result<Module, LoadError> {
         trust.check(wasm)?;
         self.load(wasm)
-    }
-
-    /// Says that of several modules that were loaded at the same time the last is: less is kept for those that come later.
-    pub fn load_one_by_one(&self) {
-        self.compiling.one_by_one();
     }
 
     /// Whether a module can be called within its handler's limits at all.

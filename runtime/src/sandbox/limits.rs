@@ -147,8 +147,8 @@ pub const COMPILE_LOOK: Duration = Duration::from_secs(1);
 /// Of [`COMPILE_LOOK`]: the least share, one part of so many, of a core.
 pub const COMPILE_SHARE: u32 = 8;
 
-/// Processes that compile at once when a host starts with several modules that it has no code of, if there are as many cores.
-/// Each may take [`COMPILE_MEMORY`].
+/// Processes that compile at once, if there are as many cores: for a host that starts with several modules that it has no code
+/// of, and for modules that are swapped in at the same time. Each may take [`COMPILE_MEMORY`].
 pub const COMPILERS: u8 = 4;
 
 /// Threads of a compiler, if there are as many cores. Each takes some 90 MiB of address space whatever the module is, of which
