@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use sandbar::event::code;
-use sandbar::sandbox::{Job, Ran, Workers};
+use sandbar::sandbox::{Finished, Job, Ran, Workers};
 use tokio::sync::mpsc::unbounded_channel;
 
 use super::*;
@@ -85,27 +85,25 @@ fn an_instance_that_serves_several_events_finds_nothing_under_way() {
     let spec = Spec { limits: Limits { http_calls: 1, ..limits() }, grants, reuse: 10, ..spec() };
     let handler = sandbox.handler(&module, spec, services).unwrap();
     let workers = Workers::start(sandbox);
-    let (done, mut back) = unbounded_channel();
-    let job = |event: Event, tag| Job { event: Arc::new(event), attempt: 1, replayed: false, tag };
     let keep = event("keep", &[("do", &format!("GET {}", web.url("/silent")))]);
     let fetch = fetches(&[&format!("GET {}", web.url("/a"))], &[]);
-    workers.submit(handler, vec![job(keep, 0), job(event("kept", &[]), 1), job(fetch, 2)], done);
-    let mut verdicts = Vec::new();
-    let end = Instant::now() + BOUND;
-    while verdicts.len() < 3 {
-        assert!(Instant::now() < end, "only {} have ended", verdicts.len());
-        match back.try_recv() {
-            Ok(chunk) => verdicts.extend(chunk),
-            Err(_) => std::thread::park_timeout(Duration::from_millis(5)),
+    // One after the other, so that each finds the instance of the one before.
+    let reasons = [keep, event("kept", &[]), fetch].map(|event| {
+        let (done, mut back) = unbounded_channel();
+        let job = Job { event: Arc::new(event), attempt: 1, replayed: false, tag: () };
+        workers.submit(Arc::clone(&handler), vec![job], done);
+        let end = Instant::now() + BOUND;
+        loop {
+            assert!(Instant::now() < end, "it has not ended");
+            match back.try_recv().as_deref() {
+                Ok([Finished { ran: Ran::Called { verdict: Verdict::Reject { reason, .. }, .. }, .. }]) => {
+                    break reason.clone();
+                }
+                Ok(other) => break format!("{other:?}"),
+                Err(_) => std::thread::park_timeout(Duration::from_millis(5)),
+            }
         }
-    }
-    let reasons: Vec<String> = verdicts
-        .into_iter()
-        .map(|finished| match finished.ran {
-            Ran::Called { verdict: Verdict::Reject { reason, .. }, .. } => reason,
-            other => format!("{other:?}"),
-        })
-        .collect();
+    });
     assert!(reasons[0].contains("Done"), "{reasons:?}");
     assert_eq!(reasons[1], "Some(Ok(Err(ErrorCode::ConnectionTerminated)))");
     assert_eq!(reasons[2], "200 5 hello", "each call has its own number of requests");
