@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+pub(crate) mod beside;
 pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod host;

@@ -7,9 +7,9 @@ use sandbar::event::{Event, Verdict};
 use sandbar::sandbox::{Finished, Handler, Job, Limits, Ran, Sandbox, Services, Settings, Spec, Workers};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::sandbox::compiling::{children, signal};
 use crate::sandbox::support::{Remembering, event, guest, isolator, sandbox, spec};
 use crate::support::BOUND;
+use crate::support::beside::{children, signal};
 use crate::support::process::processor;
 
 type Chunk = Vec<Finished<Instant>>;

@@ -9,8 +9,8 @@ use sandbar::event::{Verdict, code};
 use sandbar::sandbox::{Isolator, Limits, Module, Ran, Sandbox, Services, Settings, Spec};
 
 use super::case::{self, Case};
-use crate::sandbox::compiling::children;
 use crate::sandbox::support::{Remembering, bounded, called, event, guest, isolator, spec};
+use crate::support::beside::children;
 
 /// Set for the process that does it: other tests beside it would grow it too.
 const ALONE: &str = "HOSTILE_ALONE";

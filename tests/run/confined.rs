@@ -4,9 +4,8 @@ use std::fs;
 
 use super::swapping::{until, variant_of};
 use super::*;
-use crate::sandbox::compiling::{
-    BLOCKS, beside, child_of, children, is_over, is_started_with, launcher, signal, slow, stop_at_work,
-};
+use crate::sandbox::compiling::{BLOCKS, slow, stop_at_work};
+use crate::support::beside::{beside, child_of, children, is_over, is_started_with, launcher, signal};
 use crate::support::host::{guest, landlock, without};
 use crate::support::process::finish;
 

@@ -2,8 +2,8 @@
 
 use super::swapping::variant_of;
 use super::*;
-use crate::sandbox::compiling::{beside, children, is_over, is_started_with, launcher, signal};
-use crate::sandbox::isolated::{PROCESS, is_in_memory};
+use crate::sandbox::isolated::PROCESS;
+use crate::support::beside::{beside, children, is_in_memory, is_over, is_started_with, launcher, signal};
 use crate::support::process::processor;
 
 const ISOLATOR: &str = "isolate-server";
