@@ -56,6 +56,7 @@ use bytes::Bytes;
 
 use crate::event::{Effects, Event, KeyList, Outgoing, Payload, Verdict, Versioned};
 
+pub use cache::is_bare as is_bare_code_cache;
 pub use compile::{COMMAND as COMPILER_COMMAND, serve as serve_compiler};
 pub use compile::{CompileLimits, Compiler, Compiling, confine_as_compiler};
 pub use engine::{Error, Sandbox, Settings};

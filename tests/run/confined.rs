@@ -5,7 +5,7 @@ use std::fs;
 use super::swapping::{until, variant_of};
 use super::*;
 use crate::sandbox::compiling::{BLOCKS, slow, stop_at_work};
-use crate::support::beside::{beside, child_of, children, is_over, is_started_with, launcher, signal};
+use crate::support::beside::{beside, child_of, child_that, children, is_over, is_started_with, launcher, signal};
 use crate::support::host::{guest, landlock, without};
 use crate::support::process::finish;
 
@@ -189,11 +189,9 @@ async fn what_a_host_does_not_need_is_not_started() {
     let host = bench.run(&config, &[]);
     publish(&bus, "in", &[Draft::new("ok")]).await;
     progress(&bus, "probe", |lag| lag == 0).await;
-    assert_eq!(
-        children(launcher(host.id())),
-        Vec::<u32>::new(),
-        "the code is in the cache, and no handler is isolated"
-    );
+    let launcher = launcher(host.id());
+    assert_eq!(children(host.id()), [launcher], "the code is in the cache");
+    assert_eq!(children(launcher), Vec::<u32>::new(), "and no handler is isolated");
 
     // Something new: it is there, and when it is lost the next one.
     let mut lost = 0;
@@ -206,6 +204,24 @@ async fn what_a_host_does_not_need_is_not_started() {
         is_over(compiler);
         lost = compiler;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_compiles_is_started_with_a_host_that_has_no_code() {
+    let bench = Bench::new();
+    let url = embedded(&bench);
+    let bus = open(&url).await;
+    publish(&bus, "in", &[Draft::new("ok")]).await;
+    let host = bench.run(&bench.config(&url, &[probe()]), &[]);
+    let compiler = child_that(host.id(), |id| is_started_with(id, "compile-server"));
+    progress(&bus, "probe", |lag| lag == 0).await;
+    assert_eq!(children(launcher(host.id())), Vec::<u32>::new(), "it is the one that was asked");
+
+    signal(compiler, "KILL");
+    is_over(compiler);
+    bench.ok(&["swap", "probe", variant_of(&bench, "probe", 1).to_str().unwrap()], b"");
+    assert!(is_started_with(child_of(launcher(host.id())), "compile-server"), "a confined host starts none");
+    assert_eq!(children(host.id()), [launcher(host.id())], "the one that is lost was asked how it ended");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -228,7 +244,7 @@ async fn several_modules_are_compiled_at_once_and_one_process_stays() {
         progress(&bus, name, |lag| lag == 0).await;
     }
     // The others end by themselves.
-    assert!(is_started_with(child_of(launcher(host.id())), "compile-server"));
+    beside(host.id(), "compile-server");
 
     let others = names[..2].iter().zip([5, 6]).map(|(name, mark)| {
         let module = variant_of(&bench, "probe", mark);
@@ -237,7 +253,7 @@ async fn several_modules_are_compiled_at_once_and_one_process_stays() {
     for swap in others.collect::<Vec<_>>() {
         assert_eq!(finish(swap, b"").code, 0);
     }
-    assert!(is_started_with(child_of(launcher(host.id())), "compile-server"));
+    beside(host.id(), "compile-server");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,21 +16,22 @@ pub(crate) fn children(parent: u32) -> Vec<u32> {
 
 /// The one child of a process, once there is one.
 pub(crate) fn child_of(parent: u32) -> u32 {
-    one_of(parent, |children| <[u32; 1]>::try_from(children).ok().map(|[child]| child))
+    one_of(|| children(parent), |found| <[u32; 1]>::try_from(found).ok().map(|[child]| child))
 }
 
 /// A child of `parent` that `is_it`, once there is one.
 pub(crate) fn child_that(parent: u32, is_it: impl Fn(u32) -> bool) -> u32 {
-    one_of(parent, |children| children.into_iter().find(|child| is_it(*child)))
+    one_of(|| children(parent), |found| found.into_iter().find(|child| is_it(*child)))
 }
 
-fn one_of(parent: u32, choose: impl Fn(Vec<u32>) -> Option<u32>) -> u32 {
+fn one_of(look: impl Fn() -> Vec<u32>, choose: impl Fn(Vec<u32>) -> Option<u32>) -> u32 {
     let begun = Instant::now();
     loop {
-        if let Some(child) = choose(children(parent)) {
-            return child;
+        let found = look();
+        if let Some(one) = choose(found.clone()) {
+            return one;
         }
-        assert!(begun.elapsed() < BOUND, "{parent} has the children {:?}", children(parent));
+        assert!(begun.elapsed() < BOUND, "there are {found:?}");
         std::thread::yield_now();
     }
 }
@@ -40,9 +41,17 @@ pub(crate) fn launcher(host: u32) -> u32 {
     child_that(host, |id| is_started_with(id, "launch-server"))
 }
 
-/// The process beside a host that was started with this word, once there is one.
+/// The processes that were started with this word, by a host or by its process that starts others.
+pub(crate) fn all_beside(host: u32, word: &str) -> Vec<u32> {
+    let mut all = children(host);
+    all.extend(children(launcher(host)));
+    all.retain(|id| is_started_with(*id, word));
+    all
+}
+
+/// The one of these, once it is the only one.
 pub(crate) fn beside(host: u32, word: &str) -> u32 {
-    child_that(launcher(host), |id| is_started_with(id, word))
+    one_of(|| all_beside(host, word), |found| <[u32; 1]>::try_from(found).ok().map(|[one]| one))
 }
 
 pub(crate) fn is_started_with(process: u32, word: &str) -> bool {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use sandbar::config::{Config, ControlSocket, Environment, Problems};
 use sandbar::pipeline::{self, Control, Quiet, Reloaded, Stopped, Summary, Until};
-use sandbar::sandbox::{Compiler, Compiling, Isolator, Launcher};
+use sandbar::sandbox::{Compiler, Compiling, Isolator, Launcher, is_bare_code_cache};
 use serde_json::json;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -61,7 +61,11 @@ pub(super) fn prepare(args: Args) -> Result<Option<Ready>, Failure> {
     for handler in &mut config.handlers {
         handler.group.join_foreign = args.join_foreign;
     }
-    config.host.compiling = Compiling::InChild(Compiler::by(&launcher, config.host.compile));
+    let compiler = Compiler::by(&launcher, config.host.compile);
+    if config.host.code_cache.as_deref().is_none_or(is_bare_code_cache) {
+        compiler.get_ready(Path::new(THIS_PROGRAM));
+    }
+    config.host.compiling = Compiling::InChild(compiler);
     // Also if no handler is isolated: one may be after the next reload.
     config.host.isolator = Some(Isolator::by(&launcher));
     harden::harden(&config)?;

@@ -144,9 +144,14 @@ impl Beside {
 
     /// Starts it if there is none.
     pub(super) fn start(&self) -> io::Result<()> {
+        self.start_by(&self.starter)
+    }
+
+    /// The same by another starter than those that follow if it is lost.
+    pub(super) fn start_by(&self, starter: &Starter) -> io::Result<()> {
         let mut running = self.lock();
         if running.is_none() {
-            *running = Some(self.begin()?);
+            *running = Some(self.begin(starter)?);
         }
         Ok(())
     }
@@ -174,7 +179,7 @@ impl Beside {
         let mut place = self.lock();
         let mut running = match place.take().filter(Running::is_there) {
             Some(running) => running,
-            None => self.begin()?,
+            None => self.begin(&self.starter)?,
         };
         let lost = |error: io::Error| io::Error::new(error.kind(), format!("{error}; the next gets another one"));
         if !running.greeted {
@@ -211,11 +216,11 @@ impl Beside {
         Some(answer)
     }
 
-    fn begin(&self) -> io::Result<Running> {
+    fn begin(&self, starter: &Starter) -> io::Result<Running> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_write_timeout(Some(self.patience.hear))?;
         ours.set_read_timeout(Some(self.patience.answer))?;
-        let (id, child) = match &self.starter {
+        let (id, child) = match starter {
             Starter::Here(program) => {
                 let child = self.role.execute(program, theirs.into())?;
                 (child.id(), Some(child))

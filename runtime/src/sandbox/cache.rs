@@ -198,8 +198,9 @@ impl Trouble {
     }
 }
 
-/// Whether there is no code in the folder, if it is there at all.
-pub(super) fn is_bare(path: &Path) -> bool {
+/// Whether there is no code in this code cache, if it is there at all.
+#[must_use]
+pub fn is_bare(path: &Path) -> bool {
     let Ok(entries) = std::fs::read_dir(path) else { return true };
     !entries.flatten().any(|entry| entry.file_name().as_encoded_bytes().ends_with(ENTRY.as_bytes()))
 }

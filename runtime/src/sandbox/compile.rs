@@ -126,15 +126,6 @@ impl Compiling {
         }
     }
 
-    /// Something will be compiled soon: what does it gets ready meanwhile.
-    pub(super) fn get_ready(&self) {
-        if let Self::InChild(compiler) = self {
-            let compiler = compiler.clone();
-            // Whoever asks it for something is told what went wrong.
-            std::thread::spawn(move || drop(compiler.inner.besides[0].start()));
-        }
-    }
-
     /// Makes a component's code.
     pub(super) fn compile(&self, engine: &Engine, wasm: &[u8]) -> Result<Component, LoadError> {
         match self {
@@ -175,6 +166,14 @@ impl Compiler {
     #[must_use]
     pub fn by(launcher: &Launcher, limits: CompileLimits) -> Self {
         Self::new(Starter::Launcher(launcher.clone()), limits)
+    }
+
+    /// Starts it now, and by this process: there is code to make, and what it is made with gets ready meanwhile. If it cannot be
+    /// started here, it is when it is needed.
+    pub fn get_ready(&self, program: &Path) {
+        if let Err(error) = self.inner.besides[0].start_by(&Starter::Here(program.to_owned())) {
+            tracing::debug!(%error, "the compiler's process cannot be started yet");
+        }
     }
 
     fn new(starter: Starter, limits: CompileLimits) -> Self {

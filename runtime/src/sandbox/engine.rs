@@ -7,7 +7,7 @@ use std::thread::available_parallelism;
 
 use wasmtime::Engine;
 
-use super::cache::{Cache, is_bare};
+use super::cache::Cache;
 use super::compile::Compiling;
 use super::handler::{Handler, Handling};
 use super::host::Hears;
@@ -168,9 +168,6 @@ impl Sandbox {
     }
 
     pub(super) fn with_room(settings: &Settings, room: Room) -> Result<Arc<Self>, Error> {
-        if settings.code_cache.as_deref().is_none_or(is_bare) {
-            settings.compiling.get_ready();
-        }
         let slots = cores(settings);
         // Places are whole pages, and never so small that an ordinary module would not load at all.
         let max_memory = settings.max_memory.clamp(limits::MEMORY, limits::MEMORY_CEILING).next_multiple_of(64 << 10);
