@@ -1,9 +1,9 @@
 //! The handlers that a host runs now: each with its consumer and its keeper. They come and go with the configuration.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
-use futures_util::future::join_all;
+use futures_util::{StreamExt as _, stream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -18,6 +18,9 @@ use crate::bus::{self, Bus, Subscription};
 use crate::config::{Config, HandlerConfig};
 use crate::sandbox::Spec;
 use crate::settle::Breaker;
+
+/// Handlers that ask the bus at once what they are to begin with: more save no time, and take memory.
+const ASKING: usize = 32;
 
 /// The handlers that run.
 pub(super) struct Fleet<'c> {
@@ -114,7 +117,8 @@ impl<'c> Fleet<'c> {
             let (keeper, version) = Keeper::begin(prepared, Arc::clone(&steering), serve, insist).await;
             (settings, spec, subscription, steering, keeper, Serving::new(version, next))
         });
-        for (settings, spec, subscription, steering, keeper, serving) in join_all(begun).await {
+        let mut begun = pin!(stream::iter(begun).buffered(ASKING));
+        while let Some((settings, spec, subscription, steering, keeper, serving)) = begun.next().await {
             let (group, topics, consumer) = (&settings.group.name, &settings.group.topics, subscription.consumer());
             let (handler, module) = (&*settings.name, serving.handler().module().digest());
             tracing::info!(handler, group, ?topics, consumer, module, "the handler has joined its group");
