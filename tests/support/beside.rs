@@ -42,7 +42,7 @@ pub(crate) fn launcher(host: u32) -> u32 {
 }
 
 /// The processes that were started with this word, by a host or by its process that starts others.
-pub(crate) fn all_beside(host: u32, word: &str) -> Vec<u32> {
+fn all_beside(host: u32, word: &str) -> Vec<u32> {
     let mut all = children(host);
     all.extend(children(launcher(host)));
     all.retain(|id| is_started_with(*id, word));

@@ -5,7 +5,7 @@
 //! executor, a client of the bus and an engine may need would be long, would differ between C libraries and kernels, and
 //! a gap in it would be found in service. The list of what no host ever needs is short, and a gap in it is one more thing
 //! that is left to permissions, as before. Programs are not executed at all, this one included: what compiles modules and what
-//! makes workers is started by a process that was started before.
+//! makes workers was started before, or is by a process that was.
 
 use std::collections::BTreeSet;
 use std::fs::DirBuilder;

@@ -2,7 +2,7 @@
 //! replaced.
 //!
 //! Most hosts need none of them most of the time: code is in the cache and no handler is isolated. So each is started when it
-//! is first asked for something, and anew when it is gone.
+//! is first asked for something, or when it is known that it will be, and anew when it is gone.
 
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
@@ -147,7 +147,7 @@ impl Beside {
         self.start_by(&self.starter)
     }
 
-    /// The same by another starter than those that follow if it is lost.
+    /// The same by this starter, unlike those that follow if it is lost.
     pub(super) fn start_by(&self, starter: &Starter) -> io::Result<()> {
         let mut running = self.lock();
         if running.is_none() {
